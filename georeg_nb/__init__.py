@@ -1,0 +1,1 @@
+"""georeg_nb: the helper package behind georeg's notebooks."""
