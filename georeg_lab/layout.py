@@ -1,4 +1,4 @@
-"""Where things are in the lab: folders, ports, and the command log. Imported by every stand-in, so it stays cheap to import."""
+"""Where things are in the lab: folders, ports, and the command log. Every stand-in imports it: keep it cheap."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def root_from_environment() -> Path:
 def log_command(root: Path, argv: Sequence[str]) -> None:
     """Append one line to the lab's command log: what was called on which node."""
     line = json.dumps({"time": time.time(), "node": root.name, "argv": list(argv)}) + "\n"
-    with open(root.parent / "commands.jsonl", "a") as log:
+    with (root.parent / "commands.jsonl").open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         log.write(line)

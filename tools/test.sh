@@ -1,0 +1,12 @@
+#!/bin/sh
+# All tests. Arguments go to pytest; its last lines are ours.
+set -u
+: "${BIN:=.venv/bin}" "${JOBS:=2}"
+
+# JupyterLab in a real browser needs one. As root on Debian or Ubuntu it is installed; elsewhere those tests skip and say why.
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing chromium for the browser tests"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
+        echo "chromium could not be installed: the browser tests will be skipped"
+fi
+exec "$BIN/python" -m pytest -n "$JOBS" --dist loadgroup "$@"
