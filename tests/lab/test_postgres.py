@@ -1,0 +1,107 @@
+"""georeg_lab.postgres: clusters, replicas, TLS, and that nothing is left running."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from georeg_lab import postgres
+from georeg_lab.postgres import Cluster, PostgresError, free_port, new_password
+
+
+def test_a_wrong_password_is_refused(postgres_server: Cluster) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        postgres_server.connect(password="wrong")
+
+
+def test_settings_and_encoding(postgres_server: Cluster) -> None:
+    with postgres_server.connect() as connection:
+        values = {
+            name: connection.execute(f"SHOW {name}".encode()).fetchone()[0]  # type: ignore[index]
+            for name in ("server_encoding", "lc_collate", "wal_segment_size", "max_locks_per_transaction", "fsync")
+            if name != "lc_collate"
+        }
+    assert values == {
+        "server_encoding": "UTF8",
+        "wal_segment_size": "1MB",
+        "max_locks_per_transaction": "64",
+        "fsync": "off",
+    }
+
+
+def test_a_fresh_database_is_empty(postgres_database) -> None:
+    with psycopg.connect(postgres_database.dsn) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+    assert row == (0,)
+
+
+def test_replica_streams_and_is_read_only(postgres_server: Cluster, tmp_path: Path) -> None:
+    postgres_server.create_role("replicator", "abc123", "LOGIN REPLICATION")
+    replica = Cluster(tmp_path / "replica", free_port(), postgres_server.password, bin_dir=postgres_server.bin_dir)
+    try:
+        postgres_server.base_backup(replica, "secondary", "replicator", "abc123")
+        replica.start()
+        postgres_server.execute("CREATE TABLE streamed (n int)", "INSERT INTO streamed VALUES (42)")
+        with replica.connect() as connection:
+            end = time.monotonic() + 30
+            while connection.execute("SELECT to_regclass('streamed') IS NULL").fetchone() == (True,):
+                assert time.monotonic() < end, "the table did not arrive on the replica"
+                time.sleep(0.05)
+            assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                connection.execute("CREATE TABLE refused ()")
+    finally:
+        replica.remove()
+        postgres_server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_replication",
+            "DROP TABLE IF EXISTS streamed",
+        )
+        _drop_slot(postgres_server, "secondary")
+        postgres_server.execute("DROP ROLE replicator")
+    assert not replica.data_dir.exists()
+
+
+def _drop_slot(server: Cluster, slot: str) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            server.execute(f"SELECT pg_drop_replication_slot('{slot}')")
+            return
+        except psycopg.errors.ObjectInUse:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_stop_ends_the_server_and_start_brings_the_data_back(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "data", free_port(), new_password())
+    cluster.init()
+    try:
+        cluster.start()
+        first = cluster.pid()
+        assert first is not None
+        cluster.execute("CREATE TABLE kept ()")
+        cluster.stop()
+        assert cluster.pid() is None
+        assert postgres.server_state(cluster.data_dir) == ""
+        cluster.start()
+        cluster.execute("SELECT * FROM kept")
+    finally:
+        cluster.remove()
+    assert postgres.port_is_free(cluster.port)
+
+
+def test_a_failed_start_shows_the_servers_log(tmp_path: Path, postgres_server: Cluster) -> None:
+    cluster = Cluster(tmp_path / "data", postgres_server.port, new_password())
+    cluster.init()
+    with pytest.raises(PostgresError, match="Address already in use"):
+        cluster.start()
+    cluster.remove()
+
+
+def test_a_configured_folder_without_the_programs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEOREG_LAB_PG_BIN", raising=False)
+    with pytest.raises(PostgresError, match=str(tmp_path)):
+        postgres.find_bin_dir(str(tmp_path))
