@@ -29,8 +29,8 @@ PROGRAMS = ("initdb", "postgres", "pg_basebackup", "psql")
 NOBODY = 65534
 EPHEMERAL_START = 32768
 
-# Small, and without the guarantees that a rehearsal does not need. `max_locks_per_transaction` stays at its default (64):
-# migrations that need more of it must fail here as they would on a real server. mmap: nothing stays in /dev/shm.
+# Small, and without the guarantees that a rehearsal does not need. `max_locks_per_transaction` stays at its default
+# (64): what needs more of it must fail here as it would on a real server. mmap: nothing stays in /dev/shm.
 SETTINGS: dict[str, str] = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -110,11 +110,10 @@ def run_prefix() -> tuple[str, ...]:
     if os.geteuid() != 0:
         return ()
     namespace = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
-    if (
-        shutil.which("unshare")
-        and subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
-    ):
-        return namespace
+    if shutil.which("unshare"):
+        trial = subprocess.run([*namespace, "true"], capture_output=True, check=False)
+        if trial.returncode == 0:
+            return namespace
     return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--")
 
 
@@ -139,7 +138,7 @@ def environment(bin_dir: Path, extra: Mapping[str, str] | None = None) -> dict[s
 
 
 def server_command(data_dir: Path, port: int, bin_dir: Path | None = None) -> list[str]:
-    """Command line of a server for a supervisor. It becomes `postgres` by exec: its pid is the server's, SIGINT stops it."""
+    """Command line of a server for a supervisor. It execs `postgres`: its pid is the server's, SIGINT stops it."""
     bin_dir = bin_dir or find_bin_dir()
     return [*run_prefix(), str(bin_dir / "postgres"), "-D", str(data_dir), "-p", str(port)]
 
@@ -221,7 +220,7 @@ class Cluster:
             (self.data_dir / "pg_hba.conf").write_text("\n".join(rules) + "\n")
 
     def base_backup(self, replica: Cluster, slot: str, user: str, password: str) -> None:
-        """Make `replica` a streaming replica of this running server, on a new replication slot. Raises PostgresError."""
+        """Make `replica` a streaming replica of this running server, on a new slot. Raises PostgresError."""
         replica._make_folder()
         source = ["-h", "127.0.0.1", "-p", str(self.port), "-U", user, "-w"]
         method = ["-R", "-X", "stream", "-c", "fast", "-C", "-S", slot, "--no-sync"]
@@ -338,7 +337,7 @@ def server_pid(data_dir: Path) -> int | None:
 
 
 def server_state(data_dir: Path) -> str:
-    """What postmaster.pid says: "starting", "ready", "standby" (a replica before it can be read), "stopping"; "" if down."""
+    """What postmaster.pid says: "starting", "ready", "standby" (replica not readable yet), "stopping"; "" if down."""
     if server_pid(data_dir) is None:
         return ""
     try:
