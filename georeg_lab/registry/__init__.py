@@ -1,0 +1,7 @@
+"""Stand-in for GitLab's container registry program, v4.32.0-gitlab: same arguments, storage, database, HTTP.
+
+Started as `python -m georeg_lab.registry <arguments of the real program>`."""
+
+VERSION = "v4.32.0-gitlab"
+PACKAGE = "github.com/docker/distribution"
+GO_VERSION = "go1.26.8"
