@@ -302,7 +302,7 @@ class Cluster:
                 sql.SQL("CREATE ROLE {} WITH {} PASSWORD {}").format(
                     sql.Identifier(name),
                     sql.SQL(attributes),
-                    sql.Literal(password),  # type: ignore[arg-type]
+                    sql.Literal(password),
                 )
             )
 

@@ -1,0 +1,99 @@
+"""georeg_lab.nginx: TLS outside, the forwarded headers inside, answers unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+from georeg_lab import nginx
+from georeg_lab.pki import Authority
+from georeg_lab.postgres import free_port
+
+Result = TypeVar("Result")
+
+
+class Echo(RequestHandler):
+    """Answers with what arrived."""
+
+    def get(self) -> None:
+        seen = {name: value for name, value in self.request.headers.get_all() if name.startswith(("X-", "Host"))}
+        self.set_status(202, "Accepted")
+        self.add_header("Link", "<a>; rel=next")
+        self.add_header("X-Twice", "1")
+        self.add_header("X-Twice", "2")
+        self.write({"headers": seen, "uri": self.request.uri})
+
+    def head(self) -> None:
+        self.set_header("Content-Length", "12345")
+        self.set_header("Docker-Content-Digest", "sha256:abc")
+
+    def patch(self) -> None:
+        self.write(self.request.body)
+
+    def delete(self) -> None:
+        self.set_status(204)
+
+
+def through_proxy(tmp_path: Path, use: Callable[[requests.Session, str], Result], *, up: bool = True) -> Result:
+    """Run `use(session, base url)` against the proxy, with or without its upstream."""
+    authority = Authority(tmp_path / "pki")
+    listen, upstream = free_port(), free_port()
+
+    async def run() -> Result:
+        backend = HTTPServer(Application([(r".*", Echo)]))
+        if up:
+            backend.listen(upstream, "127.0.0.1")
+        hosts = {listen: nginx.Upstream(upstream, nginx.GITLAB_502)}
+        servers = await nginx.serve(hosts, *authority.issue("site"))
+        with requests.Session() as session:
+            session.trust_env, session.verify = False, str(authority.certificate_file)
+            try:
+                return await asyncio.to_thread(use, session, f"https://127.0.0.1:{listen}")
+            finally:
+                for server in [backend, *servers]:
+                    server.stop()
+                    await server.close_all_connections()
+
+    return asyncio.run(run())
+
+
+def test_headers_both_ways(tmp_path: Path) -> None:
+    answer = through_proxy(tmp_path, lambda session, url: session.get(f"{url}/v2/a%2Fb/?n=1&last=x%2Fy"))
+    assert answer.status_code == 202
+    assert (answer.headers["Server"], answer.headers["X-Twice"]) == ("nginx", "1, 2")
+    assert answer.json()["uri"] == "/v2/a%2Fb/?n=1&last=x%2Fy"
+    host = str(answer.request.url).split("/")[2]
+    seen = answer.json()["headers"]
+    assert (seen["Host"], seen["X-Forwarded-Host"], seen["X-Forwarded-Proto"]) == (host, host, "https")
+
+
+def test_head_keeps_the_length_and_sends_no_body(tmp_path: Path) -> None:
+    answer = through_proxy(tmp_path, lambda session, url: session.head(f"{url}/x"))
+    assert (answer.headers["Content-Length"], answer.headers["Docker-Content-Digest"]) == ("12345", "sha256:abc")
+
+
+def test_bodies_go_through_whole_also_in_chunks(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000
+
+    def send(session: requests.Session, url: str) -> tuple[bytes, bytes]:
+        chunks = (data[at : at + 65536] for at in range(0, len(data), 65536))
+        return session.patch(f"{url}/x", data=data).content, session.patch(f"{url}/x", data=chunks).content
+
+    assert through_proxy(tmp_path, send) == (data, data)
+
+
+def test_an_empty_answer_stays_empty(tmp_path: Path) -> None:
+    answer = through_proxy(tmp_path, lambda session, url: session.delete(f"{url}/x"))
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_without_upstream_it_says_that_gitlab_does_not_respond(tmp_path: Path) -> None:
+    answer = through_proxy(tmp_path, lambda session, url: session.get(f"{url}/"), up=False)
+    assert answer.status_code == 502
+    assert "GitLab is not responding (502)" in answer.text
