@@ -20,8 +20,8 @@ ChangeKind = Literal["file", "command", "api", "sql", "record", "manual"]
 class Change:
     """One thing that a step will change: `where` names it, `before` and `after` show it.
 
-    An approval is bound to `after`. Where `after` also shows what earlier steps change (a whole file of which this step adds one
-    block), `binds` is the part that this step intends.
+    An approval is bound to `after`. Where `after` also shows what earlier steps change (a whole file of which this step
+    adds one block), `binds` is the part that this step intends.
     """
 
     kind: ChangeKind
@@ -40,7 +40,7 @@ class Plan:
     note: str = ""
 
     def digest(self, step_id: str, site: str) -> str:
-        """What an approval is bound to: the intended result, not the present state, so that it survives earlier steps."""
+        """What an approval is bound to: the intended result, not the present state; so it survives earlier steps."""
         intended = [
             step_id,
             site,
@@ -62,8 +62,8 @@ class Done:
 class Step:
     """One change on one node or API.
 
-    A step is applied only when `is_done` says no, its plan is approved, and every check in `needs` passes; all three are read
-    again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written.
+    A step is applied only when `is_done` says no, its plan is approved, and every check in `needs` passes; all three are
+    read again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written.
     """
 
     name: ClassVar[str]
@@ -102,7 +102,7 @@ class Step:
         raise TypeError(f"step {self.name} cannot be undone")
 
     def attested(self, site: Site, attestation: dict[str, str]) -> None:
-        """Keep on the site who did a manual step (`text`, `who`, `when`, `run`), so that later runs find it in `is_done`."""
+        """Keep on the site who did a manual step (`text`, `who`, `when`, `run`): later runs look there in `is_done`."""
         site.keep.save(f"attested-{self.name}", attestation)
 
     def state_after_failure(self, site: Site) -> str:
