@@ -1,0 +1,166 @@
+"""`georeg lab …`: the rehearsal sites from the command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR
+from georeg_lab.postgres import PostgresError
+
+NOT_RUNNING = 3
+
+
+def default_dir() -> Path:
+    """`.lab` in the project that the working directory lies in, else in the working directory."""
+    from georeg_lab.sites.parameters import project_root
+
+    return (project_root() or Path.cwd()) / DEFAULT_DIR
+
+
+def _directory(function: Any) -> Any:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default_dir,
+        show_default=".lab in the project",
+        help="Folder of the lab.",
+    )(function)
+
+
+class _Clock:
+    """Prints what happens, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        click.echo(f"[{time.monotonic() - self.start:5.1f} s] {text}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@click.group()
+def lab() -> None:
+    """Two complete rehearsal sites on this machine: GitLab Geo with registries on legacy metadata."""
+
+
+@lab.command()
+@_directory
+@click.option("--base-port", type=int, help=f"First of the ports on 127.0.0.1.  [default: {DEFAULT_BASE_PORT}]")
+@click.option(
+    "--registry-binary",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A real GitLab registry to run in place of the stand-in.",
+)
+@click.option(
+    "--pg-bin",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with PostgreSQL's server programs.",
+)
+@click.option("--keep-on-failure", is_flag=True, help="Leave an unfinished lab as it is, to look at it.")
+def up(
+    directory: Path, base_port: int | None, registry_binary: Path | None, pg_bin: Path | None, keep_on_failure: bool
+) -> None:
+    """Make the sites, or start the ones that are there."""
+    from georeg_lab.sites import LabError, LabSites
+
+    signal.signal(signal.SIGTERM, _interrupt)  # a terminated `up` cleans up like an interrupted one
+    clock = _Clock()
+    try:
+        sites = LabSites.up(
+            directory,
+            base_port,
+            registry_binary=registry_binary,
+            pg_bin=pg_bin,
+            keep_on_failure=keep_on_failure,
+            progress=clock,
+        )
+    except (LabError, PostgresError, TimeoutError) as problem:
+        raise click.ClickException(str(problem)) from problem
+    clock("the lab is up")
+    ports = sites.lab.ports
+    click.echo(f"  primary    GitLab https://127.0.0.1:{ports.gitlab('primary')}", nl=False)
+    click.echo(f"   registry https://127.0.0.1:{ports.registry('primary')}")
+    click.echo(f"  secondary  GitLab https://127.0.0.1:{ports.gitlab('secondary')}", nl=False)
+    click.echo(f"   registry https://127.0.0.1:{ports.registry('secondary')}")
+    click.echo(f"  inventory  {sites.sites_file}")
+
+
+@lab.command()
+@_directory
+@click.option("--purge", is_flag=True, help="Remove the folder too.")
+def down(directory: Path, purge: bool) -> None:
+    """Stop everything that belongs to the lab, also after a start that was broken off."""
+    from georeg_lab.sites import LabError, LabSites
+
+    if not (directory / "lab.json").exists():
+        click.echo(f"There is no lab in {directory}.")
+        return
+    try:
+        LabSites.at(directory).down(purge=purge)
+    except LabError as problem:
+        raise click.ClickException(str(problem)) from problem
+    click.echo(f"The lab in {directory} is {'removed' if purge else 'stopped'}.")
+
+
+@lab.command()
+@_directory
+def reset(directory: Path) -> None:
+    """Bring back the state right after the first `up`."""
+    from georeg_lab.sites import LabError, LabSites
+
+    clock = _Clock()
+    try:
+        LabSites.at(directory).reset()
+    except (LabError, PostgresError) as problem:
+        raise click.ClickException(str(problem)) from problem
+    clock("the lab is as it was after the first `up`")
+
+
+@lab.command()
+@_directory
+@click.pass_context
+def status(context: click.Context, directory: Path) -> None:
+    """Show every service. Exit status 0: all run; 3: some or all do not, or there is no lab."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from georeg_lab.sites import LabError, LabSites
+
+    try:
+        rows = LabSites.at(directory).status()
+    except LabError as problem:
+        click.echo(str(problem))
+        context.exit(NOT_RUNNING)
+    table = Table("site", "service", "state", "port")
+    for row in rows:
+        table.add_row(row.site, row.name, "running" if row.running else "down", str(row.port or ""))
+    Console().print(table)
+    if not all(row.running for row in rows):
+        context.exit(NOT_RUNNING)
+
+
+@lab.command()
+@_directory
+def commands(directory: Path) -> None:
+    """Print the command log: what was called on which node, oldest first."""
+    log = directory / "commands.jsonl"
+    for line in log.read_text().splitlines() if log.exists() else ():
+        entry = json.loads(line)
+        moment = time.strftime("%H:%M:%S", time.localtime(entry["time"]))
+        click.echo(f"{moment} {entry['node']:9} {shlex.join(entry['argv'])}")
+
+
+if __name__ == "__main__":
+    lab()

@@ -1,0 +1,300 @@
+"""The two rehearsal sites as a whole: up, down, reset, status. `LabSites` is also the interface for tests."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from georeg_lab.layout import DEFAULT_BASE_PORT, SITES, Lab, Ports, inside
+from georeg_lab.omnibus import services
+from georeg_lab.pki import Authority
+from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
+from georeg_lab.registry_client import RegistryClient
+from georeg_lab.sites import databases, node_files, parameters, processes, seeding
+from georeg_lab.sites.node_files import Secrets
+
+Progress = Callable[[str], None]
+PRISTINE = ".pristine"
+KEPT = ("primary", "secondary", "databases")
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One row of the lab's status. `port` 0: it listens nowhere."""
+
+    site: str
+    name: str
+    running: bool
+    port: int = 0
+
+
+@dataclass
+class LabSites:
+    """A lab on disk and its running processes."""
+
+    lab: Lab
+    progress: Progress = field(default=lambda _: None, repr=False)
+
+    @classmethod
+    def at(cls, directory: Path, progress: Progress = lambda _: None) -> LabSites:
+        """The lab in this folder. Raises LabError where there is none."""
+        try:
+            return cls(Lab.load(directory), progress)
+        except FileNotFoundError:
+            raise LabError(f"There is no lab in {directory}. `georeg lab up --dir {directory}` makes one.") from None
+
+    @classmethod
+    def up(
+        cls,
+        directory: Path,
+        base_port: int | None = None,
+        *,
+        registry_binary: Path | None = None,
+        pg_bin: Path | None = None,
+        keep_on_failure: bool = False,
+        progress: Progress = lambda _: None,
+    ) -> LabSites:
+        """Make the lab, or start the one that is there; nothing happens when it runs. Whatever fails or interrupts the
+        making of a new lab removes it again, unless `keep_on_failure`. Raises LabError."""
+        directory = directory.resolve()
+        if (directory / "lab.json").exists():
+            lab = Lab.load(directory)
+            if base_port is not None and base_port != lab.ports.base:
+                raise LabError(
+                    f"The lab in {directory} uses base port {lab.ports.base}, not {base_port}. "
+                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
+                )
+            sites = cls(lab, progress)
+            if sites.complete:
+                sites.start()
+                return sites
+            progress("an unfinished lab is removed")
+            sites.down(purge=True)
+        elif directory.exists() and any(directory.iterdir()):
+            raise LabError(f"{directory} exists and is no lab; name another folder with --dir.")
+        settings: dict[str, object] = {}
+        if registry_binary:
+            settings["registry_binary"] = str(registry_binary.resolve())
+        if pg_bin:
+            settings["pg_bin"] = str(pg_bin.resolve())
+        sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), settings), progress)
+        sites._make(keep_on_failure)
+        return sites
+
+    @property
+    def complete(self) -> bool:
+        """Whether `up` has once gone through to its end."""
+        return (self.lab.dir / PRISTINE).is_dir()
+
+    def _make(self, keep_on_failure: bool) -> None:
+        self._refuse_taken_ports()
+        self.lab.dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._locked():
+                self._build()
+        except BaseException:
+            if keep_on_failure:
+                self.progress(f"failed; what there is stays in {self.lab.dir}")
+            else:
+                self.progress("stopping and removing what was made so far")
+                self.down(purge=True)
+            raise
+
+    def _build(self) -> None:
+        lab = self.lab
+        lab.save()
+        Authority(lab.pki)
+        shared = node_files.gitlab_secrets()
+        for site in SITES:
+            node_files.write_node(lab, site, shared)
+        (lab.dir / "sites.yml").write_text(parameters.sites_file(lab))
+        self.progress(f"PostgreSQL from {find_bin_dir(_text(lab.settings.get('pg_bin')))}: creating clusters")
+        with ThreadPoolExecutor() as pool:
+            storage = pool.submit(seeding.seed_storage, lab)
+            databases.create(lab)
+            self.progress("main and tracking database: tables and records")
+            repositories = seeding.seed_main(lab)
+            seeding.seed_tracking(lab, repositories)
+            self.progress("secondary's main database: streaming replica")
+            databases.replicate(lab)
+            storage.result()
+        for cluster in databases.all_clusters(lab)[:3]:
+            cluster.stop()  # their nodes supervise them from here on
+        self.progress("gitlab-ctl reconfigure on both sites")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda site: self.run(site, "gitlab-ctl", "reconfigure"), SITES))
+        self.progress("replication: pushing images to the primary")
+        clients = [self.registry_client(site) for site in SITES]
+        seeding.prove_replication(clients[0], clients[1], self.progress)
+        seeding.wait_until_verified(lab)
+        self.progress("keeping a pristine copy")
+        self._stop()
+        self._keep_pristine()
+        self._start()
+
+    def start(self) -> None:
+        """Start what does not run. Raises LabError when a port that is needed is taken by something else."""
+        if all(service.running for service in self.status()):
+            self.progress("the lab is already running")
+            return
+        with self._locked():
+            self._refuse_taken_ports()
+            self.progress("starting the lab")
+            self._start()
+
+    def down(self, *, purge: bool = False) -> None:
+        """Stop everything, also what is half started or was left by an abrupt end; `purge` removes the folder too."""
+        if not self.lab.dir.exists():
+            return
+        with self._locked():
+            self._stop()
+            if purge:
+                shutil.rmtree(self.lab.dir)
+
+    def reset(self) -> None:
+        """Bring back the state right after the first `up`, running. Raises LabError for an unfinished lab."""
+        if not self.complete:
+            raise LabError("The lab was never completed: there is no pristine copy. Use `down --purge` and `up`.")
+        with self._locked():
+            self._stop()
+            for name in KEPT:
+                shutil.rmtree(self.lab.dir / name, ignore_errors=True)
+            self._copy(self.lab.dir / PRISTINE, self.lab.dir)
+            (self.lab.dir / "commands.jsonl").unlink(missing_ok=True)
+            self._refuse_taken_ports()
+            self._start()
+
+    def status(self) -> list[Service]:
+        """Every service of both nodes, and the external databases."""
+        rows = []
+        for site in SITES:
+            root = self.lab.node_root(site)
+            ports = self._ports_by_service(site)
+            for name in services.names(root) if root.exists() else ():
+                rows.append(Service(site, name, services.status(root, name).running, ports.get(name, 0)))
+        for site, cluster in zip(SITES, databases.external_clusters(self.lab), strict=True):
+            rows.append(Service(site, "external registry database", cluster.pid() is not None, cluster.port))
+        return rows
+
+    def run(self, site: str, program: str, *arguments: str, timeout: float = 120) -> str:
+        """Run one of the node's programs (`gitlab-ctl`, …); its output. Raises LabError with the output's end."""
+        root = self.lab.node_root(site)
+        path = next(inside(root, f"/{path}") for path in node_files.PROGRAMS if path.endswith(f"/{program}"))
+        command = [str(path), *arguments]
+        environment = {**os.environ, "GEOREG_NODE_ROOT": str(root)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=root, env=environment, timeout=timeout
+        )
+        if done.returncode:
+            output = (done.stdout + done.stderr).strip()[-3000:]
+            raise LabError(f"{site}: `{program} {' '.join(arguments)}` ended with {done.returncode}:\n{output}")
+        return done.stdout
+
+    def registry_client(self, site: str) -> RegistryClient:
+        """A client of the site's registry, as root."""
+        ports = self.lab.ports
+        return RegistryClient(
+            f"https://127.0.0.1:{ports.gitlab(site)}",
+            f"https://127.0.0.1:{ports.registry(site)}",
+            self.lab.pki / "ca.crt",
+            token=Secrets(self.lab.secrets).gitlab_token,
+        )
+
+    def metadata_dsn(self, site: str) -> str:
+        """libpq connection string of the site's external registry database, as its owner."""
+        port, password = self.lab.ports.registry_database(site), Secrets(self.lab.secrets).registry_database(site)
+        ca = self.lab.pki / "ca.crt"
+        return (
+            f"host=127.0.0.1 port={port} dbname=registry user=registry password={password}"
+            f" sslmode=verify-full sslrootcert={ca}"
+        )
+
+    def storage(self, site: str) -> Path:
+        """Root directory of the site's registry storage."""
+        return inside(self.lab.node_root(site), node_files.STORAGE)
+
+    @property
+    def sites_file(self) -> Path:
+        """The inventory that `up` wrote."""
+        return self.lab.dir / "sites.yml"
+
+    def _start(self) -> None:
+        with ThreadPoolExecutor() as pool:
+            external = pool.map(lambda cluster: cluster.start(), databases.external_clusters(self.lab))
+            list(pool.map(lambda site: self.run(site, "gitlab-ctl", "start"), SITES))
+            list(external)
+
+    def _stop(self) -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._stop_services, SITES))
+        for cluster in databases.all_clusters(self.lab):
+            cluster.stop()
+        processes.end(self.lab)
+
+    def _stop_services(self, site: str) -> None:
+        root = self.lab.node_root(site)
+        for name in reversed(services.names(root)) if root.exists() else ():
+            if "postgresql" not in name:  # databases last, the primary's before its replica
+                services.stop(root, name)
+
+    def _keep_pristine(self) -> None:
+        target = self.lab.dir / f"{PRISTINE}.part"
+        target.mkdir(mode=0o700)
+        for name in KEPT:
+            self._copy(self.lab.dir / name, target / name)
+        target.rename(self.lab.dir / PRISTINE)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        subprocess.run(["cp", "-a", "--reflink=auto", f"{source}/.", str(target)], check=True)
+
+    def _ports_by_service(self, site: str) -> dict[str, int]:
+        ports = self.lab.ports
+        return {
+            "registry": ports.registry_http(site),
+            "puma": ports.puma(site),
+            "nginx": ports.gitlab(site),
+            "postgresql": ports.postgresql(site),
+            "geo-postgresql": ports.geo_postgresql(),
+        }
+
+    def _refuse_taken_ports(self) -> None:
+        ours = {service.port for service in (self.status() if self.lab.dir.exists() else ()) if service.running}
+        base = self.lab.ports.base
+        if not 1024 <= base < EPHEMERAL_START - 30:
+            raise LabError(f"Base port {base} is not between 1024 and {EPHEMERAL_START - 30}.")
+        for site in SITES:  # nginx listens on two
+            if self.lab.ports.gitlab(site) in ours:
+                ours.add(self.lab.ports.registry(site))
+        taken = [port for port in self.lab.ports.all() if port not in ours and not port_is_free(port)]
+        if taken:
+            names = ", ".join(map(str, taken))
+            raise LabError(
+                f"The lab needs 127.0.0.1 ports that something else listens on: {names}. End that, or take other ports "
+                f"with --base-port (e.g. --base-port {base + 100})."
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.lab.dir / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LabError(f"Another `georeg lab` command is working on {self.lab.dir}.") from None
+            yield
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None

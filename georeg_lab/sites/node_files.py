@@ -1,0 +1,161 @@
+"""What a node's root folder holds before its first reconfigure: gitlab.rb, secrets, certificates, programs, version."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from georeg_lab.layout import GITLAB_VERSION, Lab, inside
+from georeg_lab.pki import Authority, token_key_pair
+
+STORAGE = "/var/opt/gitlab/gitlab-rails/shared/registry"
+DATABASE_CA = "/etc/gitlab/ssl/registry-database-ca.crt"
+
+# program on the node → module of the lab that stands in for it
+PROGRAMS = {
+    "usr/bin/gitlab-ctl": "georeg_lab.omnibus.ctl",
+    "usr/bin/gitlab-psql": "georeg_lab.omnibus.psql",
+    "usr/bin/gitlab-rake": "georeg_lab.rails.rake",
+    "usr/bin/gitlab-rails": "georeg_lab.rails.runner",
+    "opt/gitlab/embedded/bin/registry": "georeg_lab.omnibus.registry",
+    "opt/gitlab/embedded/bin/ruby": "georeg_lab.omnibus.ruby",
+    "opt/gitlab/embedded/bin/psql": "georeg_lab.omnibus.psql",
+    "opt/gitlab/embedded/bin/chpst": "georeg_lab.omnibus.chpst",
+}
+
+COMMON = """\
+external_url 'https://127.0.0.1:{gitlab}'
+registry_external_url 'https://127.0.0.1:{registry}'
+roles(['geo_{site}_role'])
+gitlab_rails['geo_node_name'] = '{site}'
+
+puma['port'] = {puma}
+registry['registry_http_addr'] = '127.0.0.1:{registry_http}'
+
+postgresql['port'] = {postgresql}
+gitlab_rails['db_host'] = '127.0.0.1'
+gitlab_rails['db_port'] = {postgresql}
+gitlab_rails['db_password'] = '{main_password}'
+"""
+
+PRIMARY = """
+registry['notifications'] = [
+  {{
+    'name' => 'geo_event',
+    'url' => 'https://127.0.0.1:{gitlab}/api/v4/container_registry_event/events',
+    'timeout' => '500ms',
+    'maxretries' => 5,
+    'backoff' => '1s',
+    'headers' => {{ 'Authorization' => ['{notification_token}'] }}
+  }}
+]
+"""
+
+SECONDARY = """
+geo_postgresql['port'] = {geo_postgresql}
+geo_secondary['db_host'] = '127.0.0.1'
+geo_secondary['db_port'] = {geo_postgresql}
+geo_secondary['db_password'] = '{tracking_password}'
+
+gitlab_rails['geo_registry_replication_enabled'] = true
+gitlab_rails['geo_registry_replication_primary_api_url'] = 'https://127.0.0.1:{primary_registry}/'
+gitlab_rails['registry_notification_secret'] = '{notification_token}'
+"""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The lab's secrets, each a file (0600) in <lab>/secrets, made once."""
+
+    folder: Path
+
+    def value(self, name: str, prefix: str = "") -> str:
+        """The secret of this name; letters and digits, the first a letter, at least 32 characters."""
+        path = self.folder / name
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            path.write_text(f"{prefix or 'x'}{secrets.token_hex(20)}\n")
+        return path.read_text().strip()
+
+    @property
+    def gitlab_token(self) -> str:
+        """Personal access token of root, the same on both sites: it lies in the replicated database."""
+        return self.value("gitlab-token", "glpat-")
+
+    def registry_database(self, site: str) -> str:
+        """Password of the role `registry` in the site's external database."""
+        return self.value(f"{site}-registry-database")
+
+
+def gitlab_rb(lab: Lab, site: str) -> str:
+    """The site's gitlab.rb: legacy metadata, Geo and registry replication set up. Source: procedures 2.1, 2.4."""
+    ports, kept = lab.ports, Secrets(lab.secrets)
+    text = COMMON + (PRIMARY if site == "primary" else SECONDARY)
+    return text.format(
+        site=site,
+        gitlab=ports.gitlab(site),
+        registry=ports.registry(site),
+        registry_http=ports.registry_http(site),
+        puma=ports.puma(site),
+        postgresql=ports.postgresql(site),
+        geo_postgresql=ports.geo_postgresql(),
+        primary_registry=ports.registry("primary"),
+        main_password=kept.value("main-database"),
+        tracking_password=kept.value("tracking-database"),
+        notification_token=kept.value("notification-token"),
+    )
+
+
+def gitlab_secrets() -> str:
+    """gitlab-secrets.json, the same on both sites as after step 15 of procedures 2.1."""
+    pair = token_key_pair()
+    document = {
+        "gitlab_rails": {name: secrets.token_hex(64) for name in ("secret_key_base", "db_key_base", "otp_key_base")},
+        "gitlab_shell": {"secret_token": secrets.token_hex(64)},
+        "registry": {
+            "http_secret": secrets.token_hex(64),
+            "internal_certificate": pair.certificate,
+            "internal_key": pair.key,
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def write_node(lab: Lab, site: str, shared_secrets: str) -> None:
+    """Fill the node's root folder. `shared_secrets` is the text of gitlab-secrets.json."""
+    root, authority = lab.node_root(site), Authority(lab.pki)
+    _write(root, "/etc/gitlab/gitlab.rb", gitlab_rb(lab, site), 0o600)
+    _write(root, "/etc/gitlab/gitlab-secrets.json", shared_secrets, 0o600)
+    _write(root, "/etc/gitlab/disable-postgresql-upgrade", "")
+    certificate, key = authority.issue(site)
+    _write(root, "/etc/gitlab/ssl/127.0.0.1.crt", certificate.read_text())
+    _write(root, "/etc/gitlab/ssl/127.0.0.1.key", key.read_text(), 0o600)
+    ca = authority.certificate_file.read_text()
+    for path in (DATABASE_CA, "/etc/gitlab/trusted-certs/lab-ca.crt", "/opt/gitlab/embedded/ssl/certs/cacert.pem"):
+        _write(root, path, ca)
+    _write(root, "/opt/gitlab/version-manifest.txt", f"gitlab-ee {GITLAB_VERSION}\n\nComponent  Installed Version\n")
+    manifest = {"manifest_format": 2, "software": {}, "build_version": GITLAB_VERSION}
+    _write(root, "/opt/gitlab/version-manifest.json", json.dumps(manifest) + "\n")
+    inside(root, STORAGE).mkdir(parents=True, exist_ok=True)
+    write_programs(root)
+
+
+def write_programs(root: Path) -> None:
+    """The node's executables: scripts that find their root from where they lie and start the module that stands in."""
+    for path, module in PROGRAMS.items():
+        up = "/".join([".."] * path.count("/"))
+        script = f'#!/bin/sh\nroot=$(cd "$(dirname "$0")/{up}" && pwd -P) || exit 1\n'
+        script += f'exec "{sys.executable}" -m {module} --root "$root" "$@"\n'
+        _write(root, f"/{path}", script, 0o755)
+
+
+def _write(root: Path, path: str, text: str, mode: int = 0o644) -> None:
+    file = inside(root, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=mode)
+    file.chmod(mode)
+    file.write_text(text)

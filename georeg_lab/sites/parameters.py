@@ -1,0 +1,70 @@
+"""The sites file of a lab: the inventory that georeg works from, in the shape of any other sites file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from georeg_lab.layout import Lab
+from georeg_lab.sites.node_files import DATABASE_CA
+
+HEAD = """\
+# The rehearsal sites that `georeg lab up` starts. Relative paths: from the working directory, else the project's root.
+"""
+
+
+def sites_file(lab: Lab) -> str:
+    """Text of `sites.yml` for this lab. Paths below the project are relative to it, others absolute."""
+    primary, secondary = _site(lab, "primary"), _site(lab, "secondary")
+    return HEAD + yaml.safe_dump({"primary": primary, "secondaries": [secondary]}, sort_keys=False, width=120)
+
+
+def _site(lab: Lab, site: str) -> dict[str, Any]:
+    folder, ports = project_path(lab.dir), lab.ports
+    ca = f"{folder}/pki/ca.crt"
+    return {
+        "name": site,
+        "geo_name": site,
+        "gitlab": {
+            "url": f"https://127.0.0.1:{ports.gitlab(site)}",
+            "token": f"file:{folder}/secrets/gitlab-token",
+            "user": "root",
+            "ca": ca,
+        },
+        "registry": {"url": f"https://127.0.0.1:{ports.registry(site)}", "ca": ca},
+        "database": {
+            "host": "127.0.0.1",
+            "port": ports.registry_database(site),
+            "name": "registry",
+            "user": "registry",
+            "password": f"file:{folder}/secrets/{site}-registry-database",
+            "sslmode": "verify-full",
+            "ca": ca,
+            "node_sslrootcert": DATABASE_CA,
+        },
+        "nodes": [
+            {
+                "name": f"{site}-node",
+                "roles": ["rails", "sidekiq", "registry", "postgres"],
+                "connection": "local",
+                "root": f"{folder}/{site}",
+            }
+        ],
+    }
+
+
+def project_root() -> Path | None:
+    """The project that the working directory lies in: the nearest folder upwards with notebooks/ and parameters/."""
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "parameters").is_dir():
+            return folder
+    return None
+
+
+def project_path(path: Path) -> str:
+    """The path relative to the project when it lies in one, else absolute."""
+    path, project = path.resolve(), project_root()
+    return str(path.relative_to(project) if project and path.is_relative_to(project) else path)

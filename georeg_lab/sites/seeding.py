@@ -1,0 +1,135 @@
+"""What the two sites hold at the start: rows of the main and tracking databases, and images in both storages.
+
+The catalog is written as a finished first synchronisation leaves it: pushing and syncing a thousand tags one by one
+would take minutes. That replication really works is shown afterwards, with the images of `images.pushed()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable
+
+from georeg_lab import images
+from georeg_lab.layout import Lab, inside
+from georeg_lab.postgres import connect
+from georeg_lab.rails import schema
+from georeg_lab.registry_client import RegistryClient
+from georeg_lab.sites.databases import MAIN, TRACKING
+from georeg_lab.sites.node_files import STORAGE, Secrets
+
+UPLOADS = 40
+SYNCED, VERIFIED = 2, 2
+
+
+def checksum(tags: dict[str, str]) -> str:
+    """Geo's checksum of a repository: SHA-256 (hex) over name and digest of its tags by name. Source: rails 3."""
+    return hashlib.sha256("".join(f"{name}{tags[name]}" for name in sorted(tags)).encode()).hexdigest()
+
+
+def repository_checksums() -> dict[str, str]:
+    """Checksum of every repository of the catalog."""
+    found: dict[str, dict[str, str]] = {}
+    for seed in images.catalog():
+        found.setdefault(seed.repository, {}).update(dict.fromkeys(seed.tags, seed.image.digest))
+    return {path: checksum(tags) for path, tags in found.items()}
+
+
+def seed_main(lab: Lab) -> dict[str, int]:
+    """Make tables and rows of the main database. Returns the id of each container repository of the catalog."""
+    kept, ports = Secrets(lab.secrets), lab.ports
+    with connect(ports.postgresql("primary"), MAIN, "gitlab", kept.value("main-database")) as main, main.transaction():
+        schema.create_main(main)
+        schema.add_license(main)
+        schema.add_user(main, "root", kept.gitlab_token, admin=True)
+        for site in ("primary", "secondary"):
+            schema.add_site(main, site, f"https://127.0.0.1:{ports.gitlab(site)}", primary=site == "primary")
+        for path in images.projects():
+            schema.add_project(main, path)
+        schema.add_uploads(main, UPLOADS)
+        repositories = {}
+        for path, digest in repository_checksums().items():
+            repositories[path] = schema.add_container_repository(main, path)
+            main.execute(
+                "INSERT INTO container_repository_states (container_repository_id, verification_state, verified_at,"
+                " verification_checksum) VALUES (%s, %s, now(), decode(%s, 'hex'))",
+                [repositories[path], VERIFIED, digest],
+            )
+        for table, key, source in (
+            ("project_states", "project_id", "projects"),
+            ("upload_states", "upload_id", "uploads"),
+        ):
+            main.execute(
+                f"INSERT INTO {table} ({key}, verification_state, verified_at, verification_checksum)"
+                f" SELECT id, {VERIFIED}, now(), sha256(id::text::bytea) FROM {source}".encode()
+            )
+    return repositories
+
+
+def seed_tracking(lab: Lab, repositories: dict[str, int]) -> None:
+    """Make the tables of the tracking database, with everything so far synced and verified."""
+    password = Secrets(lab.secrets).value("tracking-database")
+    checksums = repository_checksums()
+    with connect(lab.ports.geo_postgresql(), TRACKING, "gitlab_geo", password) as tracking, tracking.transaction():
+        schema.create_tracking(tracking)
+        for path, number in repositories.items():
+            tracking.execute(
+                "INSERT INTO container_repository_registry (container_repository_id, state, last_synced_at,"
+                " verification_state, verified_at, verification_checksum)"
+                " VALUES (%s, %s, now(), %s, now(), decode(%s, 'hex'))",
+                [number, str(SYNCED), VERIFIED, checksums[path]],
+            )
+        for table, key, count in (
+            ("project_repository_registry", "project_id", len(images.projects())),
+            ("file_registry", "file_id", UPLOADS),
+        ):
+            tracking.execute(
+                f"INSERT INTO {table} ({key}, state, last_synced_at, verification_state, verified_at,"
+                f" verification_checksum) SELECT id, {SYNCED}, now(), {VERIFIED}, now(), sha256(id::text::bytea)"
+                f" FROM generate_series(1, {count}) AS id".encode()
+            )
+
+
+def seed_storage(lab: Lab) -> None:
+    """Write the catalog into the storage of both registries."""
+    source, target = (inside(lab.node_root(site), STORAGE) for site in ("primary", "secondary"))
+    for seed in images.catalog():
+        images.write_legacy(source, seed)
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
+
+
+def prove_replication(
+    primary: RegistryClient, secondary: RegistryClient, progress: Callable[[str], None], timeout: float = 120
+) -> None:
+    """Push images to the primary and wait until notification, event and sync have brought them to the secondary.
+
+    Raises TimeoutError naming what did not arrive.
+    """
+    for seed in images.pushed():
+        primary.push(seed.repository, seed.image, *seed.tags)
+    missing = images.tags_of(images.pushed())
+    progress(f"{len(missing)} tags pushed to the primary, waiting for them on the secondary")
+    end = time.monotonic() + timeout
+    while missing:
+        missing = {key: digest for key, digest in missing.items() if secondary.digest(*key) != digest}
+        if missing and time.monotonic() > end:
+            names = ", ".join(f"{repository}:{tag}" for repository, tag in missing)
+            raise TimeoutError(f"Not replicated to the secondary within {timeout:g} s: {names}")
+        time.sleep(0.5 if missing else 0)
+
+
+def wait_until_verified(lab: Lab, timeout: float = 60) -> None:
+    """Wait until Geo has synced and verified every container repository. Raises TimeoutError naming what is not."""
+    password = Secrets(lab.secrets).value("tracking-database")
+    query = (
+        "SELECT container_repository_id, state, verification_state, last_sync_failure, verification_failure"
+        " FROM container_repository_registry"
+        f" WHERE state NOT IN ('{SYNCED}', 'synced') OR verification_state <> {VERIFIED} ORDER BY id"
+    )
+    end = time.monotonic() + timeout
+    with connect(lab.ports.geo_postgresql(), TRACKING, "gitlab_geo", password) as tracking:
+        while rows := tracking.execute(query.encode()).fetchall():
+            if time.monotonic() > end:
+                raise TimeoutError(f"Geo did not verify these container repositories within {timeout:g} s: {rows}")
+            time.sleep(0.5)
