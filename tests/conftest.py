@@ -1,0 +1,42 @@
+"""Fixtures for tests that need the two rehearsal sites."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from georeg_lab.layout import Ports
+from georeg_lab.postgres import EPHEMERAL_START, port_is_free
+from georeg_lab.sites import LabSites
+
+
+def free_base_port() -> int:
+    """First port of a free block, a different one for each xdist worker, away from the default lab's."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    for base in range(19000 + 40 * int(worker), EPHEMERAL_START - 400, 400):
+        if all(port_is_free(port) for port in Ports(base).all()):
+            return base
+    raise RuntimeError("no free block of ports for a lab")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
+    """Two running, seeded sites, shared by the session's tests and removed afterwards.
+
+    A test that changes them asks for `fresh_lab` instead, or calls `lab.reset()` before it relies on the beginning.
+    """
+    directory = tmp_path_factory.mktemp("lab") / "lab"
+    sites = LabSites.up(directory, free_base_port(), progress=print)
+    try:
+        yield sites
+    finally:
+        sites.down(purge=True)
+
+
+@pytest.fixture
+def fresh_lab(lab: LabSites) -> LabSites:
+    """The sites as they were right after the first `up`."""
+    lab.reset()
+    return lab

@@ -1,0 +1,189 @@
+"""georeg_lab.sites and its commands: up, down, reset, status; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from georeg_lab import images
+from georeg_lab.cli import lab as lab_commands
+from georeg_lab.faults import FAULTS, Tamper
+from georeg_lab.layout import SITES, Lab, Ports
+from georeg_lab.postgres import free_port, port_is_free
+from georeg_lab.sites import LabError, LabSites, parameters, processes
+from georeg_lab.sites.databases import MAIN, main_cluster
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def georeg_lab(*arguments: str) -> list[str]:
+    """Command line of `georeg lab …`."""
+    return [sys.executable, "-m", "georeg_lab.cli", *arguments]
+
+
+def test_the_committed_sites_file_is_what_up_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT / "notebooks")
+    written = parameters.sites_file(Lab(PROJECT / ".lab"))
+    assert (PROJECT / "parameters/lab/sites.yml").read_text() == written
+
+
+def test_paths_of_a_lab_elsewhere_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = yaml.safe_load(parameters.sites_file(Lab(tmp_path / "lab", Ports(20000))))
+    assert document["primary"]["nodes"][0]["root"] == str(tmp_path / "lab/primary")
+
+
+def test_taken_ports_are_named_and_nothing_is_made(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        base = free_port() // 50 * 50
+        taken.bind(("127.0.0.1", Ports(base).puma("primary")))
+        taken.listen()
+        with pytest.raises(LabError, match=rf"\b{base + 4}\b.*--base-port"):
+            LabSites.up(tmp_path / "lab", base)
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_folder_that_is_no_lab_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(LabError, match="is no lab"):
+        LabSites.up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_commands_say_when_there_is_no_lab(tmp_path: Path) -> None:
+    runner = CliRunner()
+    status = runner.invoke(lab_commands, ["status", "--dir", str(tmp_path)])
+    assert (status.exit_code, "There is no lab" in status.output) == (3, True)
+    down = runner.invoke(lab_commands, ["down", "--dir", str(tmp_path)])
+    assert (down.exit_code, "There is no lab" in down.output) == (0, True)
+    reset = runner.invoke(lab_commands, ["reset", "--dir", str(tmp_path)])
+    assert (reset.exit_code, "There is no lab" in reset.output) == (1, True)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("seconds", [1.0, 4.0])
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+    base = 31000 + 50 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    command = georeg_lab("up", "--dir", str(tmp_path / "lab"), "--base-port", str(base))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    assert not (tmp_path / "lab").exists(), output
+    assert [port for port in Ports(base).all() if not port_is_free(port)] == []
+    assert processes.processes_of(Lab(tmp_path / "lab", Ports(base))) == []
+
+
+@pytest.mark.lab
+def test_both_sites_hold_every_image(lab: LabSites) -> None:
+    lab.reset()
+    expected = images.tags_of([*images.catalog(), *images.pushed()])
+    many = {key for key in expected if key[0] == images.MANY}
+    for site in SITES:
+        client = lab.registry_client(site)
+        assert client.repositories() == sorted({repository for repository, _ in expected}, key=lambda n: n.split("/"))
+        assert {(images.MANY, tag) for tag in client.tags(images.MANY)} == many
+        few = {key: digest for key, digest in expected.items() if key not in many}
+        assert {key: client.digest(*key) for key in few} == few
+        assert client.request("GET", "/v2/", "").headers["Gitlab-Container-Registry-Database-Enabled"] == "false"
+
+
+@pytest.mark.lab
+def test_status_and_second_up(lab: LabSites) -> None:
+    directory = str(lab.lab.dir)
+    status = CliRunner().invoke(lab_commands, ["status", "--dir", directory])
+    assert status.exit_code == 0, status.output
+    for name in ("registry", "puma", "nginx", "sidekiq", "postgresql", "geo-postgresql", "geo-logcursor"):
+        assert name in status.output
+    up = CliRunner().invoke(lab_commands, ["up", "--dir", directory])
+    assert (up.exit_code, "already running" in up.output) == (0, True)
+
+
+@pytest.mark.lab
+def test_the_secondary_streams_and_external_databases_are_empty(lab: LabSites) -> None:
+    lab.reset()
+    with main_cluster(lab.lab, "primary").connect(MAIN) as connection:
+        rows = connection.execute("SELECT state FROM pg_stat_replication").fetchall()
+        assert rows == [("streaming",)]
+    with main_cluster(lab.lab, "secondary").connect(MAIN) as connection:
+        assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+    for site in SITES:
+        with psycopg.connect(lab.metadata_dsn(site)) as connection:
+            query = "SELECT (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), count(*) FROM pg_tables"
+            row = connection.execute(query + " WHERE schemaname = 'public'").fetchone()
+            assert row == (True, 0)
+        with pytest.raises(psycopg.OperationalError, match="no encryption"):
+            psycopg.connect(lab.metadata_dsn(site).replace("verify-full", "disable").partition(" sslrootcert")[0])
+
+
+@pytest.mark.lab
+def test_a_push_reaches_the_secondary_and_reset_takes_it_back(fresh_lab: LabSites) -> None:
+    primary, secondary = (fresh_lab.registry_client(site) for site in SITES)
+    new = images.index("pushed by a test", "docker")
+    primary.push("acme/web", new, "brand-new")
+    end = time.monotonic() + 60
+    while secondary.digest("acme/web", "brand-new") != new.digest:
+        assert time.monotonic() < end, "the image did not reach the secondary"
+        time.sleep(0.5)
+    fresh_lab.reset()
+    assert [client.digest("acme/web", "brand-new") for client in (primary, secondary)] == [None, None]
+
+
+@pytest.mark.lab
+def test_tampering_changes_one_site_alone(fresh_lab: LabSites) -> None:
+    primary, secondary = (fresh_lab.registry_client(site) for site in SITES)
+    tamper = Tamper(fresh_lab, "secondary")
+    tamper.delete_tag("acme/web", "1.0")
+    tamper.move_tag("acme/web", "latest", "1")
+    tamper.add_tag("acme/web", "extra", "1")
+    before = primary.digest("acme/web", "1")
+    names = ("1.0", "latest", "extra")
+    assert [secondary.digest("acme/web", tag) for tag in names] == [None, before, before]
+    assert [primary.digest("acme/web", tag) for tag in names] == [before, primary.digest("acme/web", "1.1"), None]
+    fresh_lab.reset()
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_a_fault_can_be_taken_away_again(lab: LabSites, name: str) -> None:
+    def symptom() -> str:
+        with psycopg.connect(lab.metadata_dsn("secondary"), connect_timeout=5) as connection:
+            if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+                return "secondary-database-is-standby"
+        status = lab.registry_client("primary").request("GET", "/v2/", "").status_code
+        return "" if status == 200 else str(status)
+
+    def seen() -> str:
+        try:
+            return symptom()
+        except psycopg.OperationalError:
+            return "database-down"
+        except Exception as problem:
+            return "wrong-token" if getattr(problem, "status", 0) in (401, 403) else repr(problem)
+
+    assert seen() == ""
+    with FAULTS[name](lab):
+        assert seen() == name
+    assert seen() == ""
+
+
+@pytest.mark.lab
+def test_down_stops_everything_and_up_starts_it_again(lab: LabSites) -> None:
+    lab.down()
+    assert processes.processes_of(lab.lab) == []
+    assert [port for port in lab.lab.ports.all() if not port_is_free(port)] == []
+    assert not any(service.running for service in lab.status())
+    again = LabSites.up(lab.lab.dir)
+    assert all(service.running for service in again.status())
+    assert again.registry_client("secondary").digest("acme/web", "latest")
