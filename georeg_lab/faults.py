@@ -47,12 +47,15 @@ def wrong_token(sites: LabSites) -> Iterator[None]:
 
 @contextmanager
 def secondary_database_is_standby(sites: LabSites) -> Iterator[None]:
-    """The secondary's external registry database is a streaming replica of the primary's."""
+    """The secondary's external registry database is a streaming replica of the primary's, passwords included."""
     primary, secondary = (registry_cluster(sites.lab, site) for site in ("primary", "secondary"))
     aside = secondary.data_dir.with_name("data.aside")
     secondary.stop()
     secondary.data_dir.rename(aside)
     slot = "mistaken_standby"
+    own, other = (sites.lab.secrets / f"{site}-registry-database" for site in ("secondary", "primary"))
+    password = own.read_text()
+    own.write_text(other.read_text())
     try:
         primary.base_backup(secondary, slot, primary.superuser, primary.password)
         for name in ("server.crt", "server.key"):
@@ -61,6 +64,7 @@ def secondary_database_is_standby(sites: LabSites) -> Iterator[None]:
         secondary.start()
         yield
     finally:
+        own.write_text(password)
         secondary.remove()
         primary.execute(
             f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"

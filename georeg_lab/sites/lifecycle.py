@@ -183,7 +183,7 @@ class LabSites:
             root = self.lab.node_root(site)
             ports = self._ports_by_service(site)
             for name in services.names(root) if root.exists() else ():
-                rows.append(Service(site, name, services.status(root, name).running, ports.get(name, 0)))
+                rows.append(Service(site, name, services.status(root, name).pid is not None, ports.get(name, 0)))
         for site, cluster in zip(SITES, databases.external_clusters(self.lab), strict=True):
             rows.append(Service(site, "external registry database", cluster.pid() is not None, cluster.port))
         return rows
@@ -237,17 +237,14 @@ class LabSites:
             list(external)
 
     def _stop(self) -> None:
+        roots = [self.lab.node_root(site) for site in SITES]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(self._stop_services, SITES))
+            list(pool.map(_stop_all_but_databases, roots))
+        for root in roots:  # the primary's database before its replica, which so receives everything
+            services.stop(root, [name for name in services.names(root) if name in services.DATABASES])
         for cluster in databases.all_clusters(self.lab):
             cluster.stop()
         processes.end(self.lab)
-
-    def _stop_services(self, site: str) -> None:
-        root = self.lab.node_root(site)
-        for name in reversed(services.names(root)) if root.exists() else ():
-            if "postgresql" not in name:  # databases last, the primary's before its replica
-                services.stop(root, name)
 
     def _keep_pristine(self) -> None:
         target = self.lab.dir / f"{PRISTINE}.part"
@@ -294,6 +291,10 @@ class LabSites:
             except BlockingIOError:
                 raise LabError(f"Another `georeg lab` command is working on {self.lab.dir}.") from None
             yield
+
+
+def _stop_all_but_databases(root: Path) -> None:
+    services.stop(root, [name for name in services.names(root) if name not in services.DATABASES])
 
 
 def _text(value: Any) -> str | None:
