@@ -1,1 +1,1 @@
-"""Stand-ins for the Linux package: gitlab.rb, reconfigure, gitlab-ctl, the supervisor, and the wrappers in /opt/gitlab."""
+"""Stand-ins for the Linux package: gitlab.rb, reconfigure, gitlab-ctl, supervisor, and wrappers of its programs."""

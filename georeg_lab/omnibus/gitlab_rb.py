@@ -27,25 +27,27 @@ from georeg_lab.omnibus.ruby_values import (
     truthy,
 )
 
-ROLES = (
-    "application sidekiq postgres patroni redis_sentinel redis_master redis_replica geo_primary geo_secondary monitoring "
-    "pgbouncer consul pages spamcheck gitaly"
-).split()
-PLAIN_SETTINGS = frozenset(
-    "roles edition external_url registry_external_url mattermost_external_url pages_external_url gitlab_kas_external_url "
-    "runtime_dir git_data_dir".split()
-)
-SECTIONS = frozenset(
-    (
-        "package registry redis postgresql gitlab_kas gitlab_pages pgbouncer repmgr repmgrd consul spamcheck patroni gitaly "
-        "praefect mattermost letsencrypt crond logrotate prometheus alertmanager node_exporter redis_exporter "
-        "postgres_exporter pgbouncer_exporter gitlab_exporter geo_postgresql geo_secondary geo_logcursor sentinel "
-        "suggested_reviewers gitlab_sshd gitlab_shell gitlab_rails gitlab_workhorse logging unicorn puma mailroom "
-        "storage_check nginx git_data_dirs actioncable bootstrap manage_accounts manage_storage_directories user gitlab_ci "
-        "sidekiq mattermost_nginx pages_nginx registry_nginx gitlab_kas_nginx remote_syslog high_availability web_server "
-        "prometheus_monitoring gitlab_backup_cli"
-    ).split()
-) | {f"{role}_role" for role in ROLES}
+_ROLES = """
+application sidekiq postgres patroni redis_sentinel redis_master redis_replica geo_primary geo_secondary monitoring
+pgbouncer consul pages spamcheck gitaly
+"""
+_PLAIN_SETTINGS = """
+roles edition external_url registry_external_url mattermost_external_url pages_external_url gitlab_kas_external_url
+runtime_dir git_data_dir
+"""
+_SECTIONS = """
+package registry redis postgresql gitlab_kas gitlab_pages pgbouncer repmgr repmgrd consul spamcheck patroni gitaly
+praefect mattermost letsencrypt crond logrotate prometheus alertmanager node_exporter redis_exporter
+postgres_exporter pgbouncer_exporter gitlab_exporter geo_postgresql geo_secondary geo_logcursor sentinel
+suggested_reviewers gitlab_sshd gitlab_shell gitlab_rails gitlab_workhorse logging unicorn puma mailroom
+storage_check nginx git_data_dirs actioncable bootstrap manage_accounts manage_storage_directories user gitlab_ci
+sidekiq mattermost_nginx pages_nginx registry_nginx gitlab_kas_nginx remote_syslog high_availability web_server
+prometheus_monitoring gitlab_backup_cli
+"""
+ROLES = tuple(_ROLES.split())
+PLAIN_SETTINGS = frozenset(_PLAIN_SETTINGS.split())
+SECTIONS = frozenset(_SECTIONS.split()) | {f"{role}_role" for role in ROLES}
+KERNEL_METHODS = frozenset(("puts", "p", "print", "require", "require_relative", "raise", "system", "sleep"))
 
 REFUSED_STATEMENTS = {
     "method": "method definition",
@@ -216,7 +218,7 @@ class _Evaluation:
         if isinstance(target, list):
             if not isinstance(key, int):
                 raise no_conversion(key, "Integer")
-            return target[key] if -len(target) <= key < len(target) else None
+            return target[key] if _is_index(target, key) else None
         if target is None or isinstance(target, bool):
             raise no_method("[]", target)
         raise self.refuse(f"`{_snippet(node)}` on {inspect(target)[:30]}", node)
@@ -224,9 +226,7 @@ class _Evaluation:
     def store(self, target: Any, key: Any, value: Any, node: Node) -> None:
         if isinstance(target, Mash):
             target.write(key_text(key), value)
-        elif isinstance(target, dict):
-            target[key] = value
-        elif isinstance(target, list) and isinstance(key, int) and -len(target) <= key < len(target):
+        elif isinstance(target, dict) or (isinstance(target, list) and _is_index(target, key)):
             target[key] = value
         elif target is None or isinstance(target, bool):
             raise no_method("[]=", target)
@@ -308,6 +308,10 @@ class _Evaluation:
         return self.value(_field(node, "body")) if self.condition(node) is (node.type == "if_modifier") else None
 
     _unless_modifier = _if_modifier
+
+
+def _is_index(values: list[Any], key: Any) -> bool:
+    return isinstance(key, int) and -len(values) <= key < len(values)
 
 
 def _field(node: Node, name: str) -> Node:

@@ -43,11 +43,12 @@ ROLE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # what the recordings (and `render`) show
 CONFIG_SECTIONS = ("storage", "database", "notifications", "gc", "auth", "http", "health", "validation")
-POSTGRESQL_SHOWN = (
-    "dir port listen_address md5_auth_cidr_addresses trust_auth_cidr_addresses hostssl sql_user_password "
-    "sql_replication_user sql_replication_password wal_level wal_keep_segments max_wal_senders max_replication_slots "
-    "hot_standby registry"
-).split()
+_POSTGRESQL_SHOWN = """
+dir port listen_address md5_auth_cidr_addresses trust_auth_cidr_addresses hostssl sql_user_password
+sql_replication_user sql_replication_password wal_level wal_keep_segments max_wal_senders max_replication_slots
+hot_standby registry
+"""
+POSTGRESQL_SHOWN = tuple(_POSTGRESQL_SHOWN.split())
 
 
 @dataclass
@@ -320,7 +321,7 @@ def bundled_postgresql(rendered: Rendered) -> bool:
 
 
 def _parse_registry_role(rendered: Rendered) -> None:
-    """The registry's role in the bundled server; its password is the md5 of the external one. Source: procedures 2.3."""
+    """The registry's role in the bundled server; its password is the md5 of theirs. Source: procedures 2.3."""
     role = rendered.section("postgresql").default("registry", {})
     if not isinstance(role, Mash):
         raise Refused("postgresql['registry'] that is no hash")

@@ -10,9 +10,10 @@ from tree_sitter import Node
 from georeg_lab.omnibus.ruby_syntax import line_of
 from georeg_lab.omnibus.ruby_values import Refused, Symbol, no_conversion, no_method, to_text
 
-TYPES = frozenset(
-    "hash array string string_array symbol_array chained_string simple_symbol delimited_symbol integer float true false nil".split()
-)
+_TYPES = """
+hash array string string_array symbol_array chained_string simple_symbol delimited_symbol integer float true false nil
+"""
+TYPES = frozenset(_TYPES.split())
 ESCAPES = {
     "n": "\n", "t": "\t", "r": "\r", "s": " ", "0": "\0", "e": "\x1b", "a": "\a", "b": "\b", "f": "\f", "v": "\v"
 }  # fmt: skip

@@ -6,10 +6,11 @@ import functools
 
 from tree_sitter import Language, Node, Parser
 
-RESERVED = frozenset(
-    "alias and begin break case class def do else elsif end ensure for if in module next not or redo rescue retry return "
-    "super then undef unless until when while yield".split()
-)
+_RESERVED = """
+alias and begin break case class def do else elsif end ensure for if in module next not or redo rescue retry return
+super then undef unless until when while yield
+"""
+RESERVED = frozenset(_RESERVED.split())
 
 
 class RubySyntaxError(Exception):

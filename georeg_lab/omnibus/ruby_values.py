@@ -1,7 +1,8 @@
 """The few Ruby values that gitlab.rb can hold, and Ruby's own words when they are misused.
 
-Strings, numbers, booleans, nil and arrays are Python's. Hashes come in two kinds, as in the package: a plain hash literal
-(`dict`) and a `Mash`, the auto-vivifying hash of settings that copies what is assigned to it. Source: procedures 4.1.
+Strings, numbers, booleans, nil and arrays are Python's. Hashes come in two kinds, as in the package: a plain hash
+literal (`dict`) and a `Mash`, the auto-vivifying hash of settings that copies what is assigned to it.
+Source: procedures 4.1.
 """
 
 from __future__ import annotations
@@ -132,12 +133,8 @@ def no_method(name: str, receiver: Any) -> RubyError:
 
 def no_conversion(value: Any, wanted: str) -> RubyError:
     """TypeError of an implicit conversion that Ruby does not do."""
-    given = (
-        {None: "nil", True: "true", False: "false"}.get(value)
-        if value is None or value is True or value is False
-        else None
-    )
-    return RubyError("TypeError", f"no implicit conversion of {given or class_name(value)} into {wanted}")
+    given = inspect(value) if value is None or isinstance(value, bool) else class_name(value)
+    return RubyError("TypeError", f"no implicit conversion of {given} into {wanted}")
 
 
 def plain(value: Any) -> Any:

@@ -34,7 +34,7 @@ def outcome(text: str, version: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("case", "version", "recorded"), PARAMETERS)
 def test_equal_to_the_recording_or_refused_by_name(case: dict[str, Any], version: str, recorded: Any) -> None:
     if case["name"] in REFUSED:
-        with pytest.raises(Refused, match="gitlab.rb:3: ") as refused:
+        with pytest.raises(Refused, match=r"gitlab\.rb:3: ") as refused:
             outcome(case["gitlab_rb"], version)
         assert refused.value.construct == REFUSED[case["name"]]
     else:
