@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 
 
 def _production(path: Path) -> dict[str, Any]:
-    data = yaml.safe_load(path.read_text()) or {}
-    return dict(data.get("production", data))
+    data: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    return dict(data.get("production") or data)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _sync_leases(databases: Databases, _: str) -> str:
 
 
 def _sync_one(databases: Databases, registry_id: str) -> None:
-    from georeg_lab.rails.jobs import sync_now
+    from georeg_lab.rails.sync import sync_now
 
     sync_now(databases, int(registry_id))
 
@@ -135,7 +135,9 @@ def find(text: str) -> tuple[Expression, str] | None:
 def run(root: Path, arguments: Sequence[str]) -> int:
     """Run `runner EXPRESSION` for the node; exit status 0, or 1 for what is refused or not found."""
     if len(arguments) != 2 or arguments[0] != "runner":
-        print(f"gitlab-rails {' '.join(arguments)}: the lab knows `gitlab-rails runner EXPRESSION` alone", file=sys.stderr)
+        print(
+            f"gitlab-rails {' '.join(arguments)}: the lab knows `gitlab-rails runner EXPRESSION` alone", file=sys.stderr
+        )
         return 1
     found = find(arguments[1])
     if found is None:
