@@ -1,8 +1,8 @@
 """Small real PostgreSQL servers: find the programs, make clusters and replicas, start and stop them.
 
-PostgreSQL refuses to run as root. As root every program is therefore run in a user namespace in which root is uid 1000
-(files stay root's; works below /root too), or, where user namespaces are forbidden, as `nobody` with the data directory
-handed over. An ordinary user runs it directly.
+PostgreSQL refuses to run as root. As root every program is therefore run in a user namespace in which root is `nobody`
+(files stay root's; works below /root too), or, where user namespaces are forbidden, as the real `nobody` with the data
+directory handed over. An ordinary user runs it directly.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -106,15 +107,26 @@ def _runs(folder: Path) -> bool:
 
 @functools.cache
 def run_prefix() -> tuple[str, ...]:
-    """What comes before a PostgreSQL program so that it does not run as root; () for an ordinary user."""
-    if os.geteuid() != 0:
+    """What comes before a PostgreSQL program: it runs neither as root nor as a user that has no name; () if neither."""
+    if os.geteuid() != 0 and _has_name(os.geteuid()):
         return ()
-    namespace = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+    uid = next((user.pw_uid for user in pwd.getpwall() if user.pw_name == "nobody"), NOBODY)
+    namespace = ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--")
     if shutil.which("unshare"):
         trial = subprocess.run([*namespace, "true"], capture_output=True, check=False)
         if trial.returncode == 0:
             return namespace
+    if os.geteuid() != 0:
+        raise PostgresError(f"User id {os.geteuid()} has no name in /etc/passwd: PostgreSQL's initdb needs one.")
     return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", "--")
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def hand_over(path: Path) -> None:
