@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 import requests
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, ErrorHandler, RequestHandler
 
 from georeg_lab.layout import Lab, root_from_environment
 from georeg_lab.rails import access, api, events_api, graphql, tokens
@@ -74,35 +74,18 @@ class Handler(RequestHandler):
         self.finish(json.dumps({"error": f"{status_code} {self._reason}"}))
 
 
-class ForUsers(Handler):
-    """Routes that any user with a token may read."""
+class Metadata(Handler):
+    """`/metadata`, and `/version` with two of its fields: any user."""
 
-    read: Callable[[Handler], Any]
-
-    async def get(self, *arguments: str) -> None:
-        """Answer with the route's `read`."""
+    async def get(self, name: str) -> None:
+        """Version and revision; with KAS and edition as metadata."""
 
         def work() -> Any:
             access.api_user(self.databases, self.token, *READ, "read_user")
-            return type(self).read(self)
+            found = api.metadata()
+            return found if name == "metadata" else {key: found[key] for key in ("version", "revision")}
 
         await self.reply(work)
-
-
-class Metadata(ForUsers):
-    """`/metadata`."""
-
-    def read(self) -> Any:
-        """Version, revision, KAS, edition."""
-        return api.metadata()
-
-
-class Version(ForUsers):
-    """`/version`."""
-
-    def read(self) -> Any:
-        """Version and revision."""
-        return {name: api.metadata()[name] for name in ("version", "revision")}
 
 
 class ForAdministrators(Handler):
@@ -250,8 +233,7 @@ def application(databases: Databases, pool: ThreadPoolExecutor) -> Application:
     routes: list[tuple[str, type[Handler]]] = [
         (r"/jwt/auth", RegistryAuth),
         (r"/api/graphql", Graphql),
-        (r"/api/v4/metadata", Metadata),
-        (r"/api/v4/version", Version),
+        (r"/api/v4/(metadata|version)", Metadata),
         (r"/api/v4/license", _for_administrators(api.current_license, "api")),
         (r"/api/v4/application/settings", _for_administrators(api.application_settings, "api")),
         (r"/api/v4/geo_sites", _for_administrators(api.sites)),
@@ -266,8 +248,6 @@ def application(databases: Databases, pool: ThreadPoolExecutor) -> Application:
     ]
     facts = {"databases": databases, "pool": pool}
     missing = {"status_code": 404}
-    from tornado.web import ErrorHandler
-
     return Application(
         [(path, handler, facts) for path, handler in routes],
         default_handler_class=ErrorHandler,
@@ -289,9 +269,8 @@ async def serve(config: Config, port: int) -> None:
 
 
 def main(root: Path) -> None:
-    """Serve the node on its puma port."""
-    config = Config.load(root)
-    asyncio.run(serve(config, config.puma_port or Lab.of_root(root).ports.puma(root.name)))
+    """Serve the node on its port of the lab."""
+    asyncio.run(serve(Config.load(root), Lab.of_root(root).ports.puma(root.name)))
 
 
 if __name__ == "__main__":

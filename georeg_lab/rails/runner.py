@@ -40,6 +40,7 @@ SYNC_LEASES = (
     "puts Gitlab::Redis::SharedState.with { |redis| "
     'redis.scan_each(match: "gitlab:exclusive_lease:geo_container_sync:*").to_a.uniq.size }'
 )
+STARTED_COUNT = "puts Geo::ContainerRepositoryRegistry.with_state(:started).count"
 UPDATE_STATUS = "Geo::MetricsUpdateWorker.new.perform"
 
 
@@ -95,6 +96,12 @@ def _sync_leases(databases: Databases, _: str) -> str:
     return _puts(len(leases(databases)))
 
 
+def _started_count(databases: Databases, _: str) -> str:
+    from georeg_lab.rails.records import TABLE, is_state
+
+    return _puts(databases.value(f"SELECT count(*) FROM {TABLE} WHERE {is_state('started')}", database="geo"))
+
+
 def _sync_one(databases: Databases, registry_id: str) -> None:
     from georeg_lab.rails.sync import sync_now
 
@@ -117,6 +124,7 @@ EXPRESSIONS: dict[str, Expression] = {
     REGISTRY_STATES: _registry_states,  # procedures 2.6 H4: one line of JSON, times in UTC; `state` as stored
     RUNNING_SYNC_JOBS: _running_sync_jobs,  # procedures 2.6 H1: a number
     SYNC_LEASES: _sync_leases,  # procedures 2.6 H1: a number
+    STARTED_COUNT: _started_count,  # records in state started: a sync runs, or died and waits for its time-out
     UPDATE_STATUS: _update_status,  # procedures 6 row 48: this site's status, now; prints nothing
 }
 """Exact text → what it does. `<id>` in a text stands for one decimal number."""
