@@ -194,7 +194,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.attempts = 0
-        self.changed: dict[str, None] = {}
+        self.changed: dict[str, int] = {}  # step: the attempt that did it
         self.new_attempt({})
 
     def new_attempt(self, entry: Entry) -> None:
@@ -239,15 +239,23 @@ class _Reading:
         self.outcomes.pop(entry["step"], None)
 
     def on_step_ended(self, entry: Entry) -> None:
-        self.outcomes[entry["step"]] = entry
-        self.started.pop(entry["step"], None)
-        if entry["outcome"] == "done":
-            self.changed[entry["step"]] = None
+        step, outcome = entry["step"], entry["outcome"]
+        self.started.pop(step, None)
         self.jobs.update(dict.fromkeys(entry.get("running_jobs", ())))
+        if outcome == "done":
+            self.changed[step] = self.attempts
+        elif outcome == "no-op" and step in self.changed:
+            # Looking at it again does not make what this run did undone.
+            earlier = self.changed[step]
+            reason = f"in attempt {earlier}; still so" if earlier != self.attempts else ""
+            entry = {**entry, "outcome": "done", "reason": reason}
+        elif outcome == "not reached" and self.outcomes.get(step, {}).get("outcome") == "done":
+            return
+        self.outcomes[step] = entry
 
     def on_step_undone(self, entry: Entry) -> None:
         self.changed.pop(entry["step"], None)
-        self.outcomes.pop(entry["step"], None)
+        self.outcomes[entry["step"]] = {**entry, "outcome": "not approved", "reason": "was undone"}
 
     def on_section_started(self, entry: Entry) -> None:
         self.errors.pop(entry["section"], None)

@@ -74,8 +74,8 @@ def _text(value: object) -> str:
 class Check:
     """A question that is answered by reading. Call it with a site (scope "site") or with all sites (scope "pair").
 
-    `evidence` says how well its ground is known: run, source, derived, unconfirmed. `verifies` marks a check that compares
-    the sites after the work: when it fails, the run ends with exit status 6 instead of 3.
+    `evidence` says how well its ground is known: run, source, derived, unconfirmed. `verifies` marks a check that
+    compares the sites after the work: when it fails, the run ends with exit status 6 instead of 3.
     """
 
     name: str

@@ -62,8 +62,8 @@ class Done:
 class Step:
     """One change on one node or API.
 
-    A step is applied only when `is_done` says no, its plan is approved, and every check in `needs` passes; all three are
-    read again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written.
+    A step is applied only when `is_done` says no, its plan is approved, and every check in `needs` passes; all three
+    are read again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written.
     """
 
     name: ClassVar[str]

@@ -1,0 +1,35 @@
+"""What a verdict becomes outside of the notebook: JUnit XML, and the next safe command."""
+
+from __future__ import annotations
+
+from georeg_nb.ledger import RunVerdict
+
+_JUNIT = {"passed": "passed", "done": "passed", "no-op": "passed", "warning": "passed"}
+_JUNIT_FAILED = {"failed", "timed out", "interrupted"}
+
+
+def junit_suites(verdict: RunVerdict) -> dict[str, list[dict[str, str]]]:
+    """One suite per section: its checks and its steps as cases."""
+    suites: dict[str, list[dict[str, str]]] = {}
+    for result in verdict.checks:
+        where = f" [{result.site}]" if result.site else ""
+        case = {"name": f"{result.title}{where}", "outcome": _junit(result.verdict), "message": result.found}
+        suites.setdefault(result.section, []).append(case)
+    for outcome in verdict.outcomes:
+        case = {"name": outcome.step, "outcome": _junit(outcome.outcome), "message": outcome.reason or outcome.outcome}
+        suites.setdefault(outcome.section, []).append(case)
+    return suites
+
+
+def _junit(word: str) -> str:
+    return "failed" if word in _JUNIT_FAILED else _JUNIT.get(word, "skipped")
+
+
+def next_command(verdict: RunVerdict, way_back: str) -> str:
+    """The next safe command; empty when there is nothing left to do."""
+    waiting = [outcome.step for outcome in verdict.outcomes if outcome.outcome == "not approved"]
+    if verdict.exit_code == 0 and not waiting:
+        return ""
+    if verdict.exit_code in (0, 5) and waiting:
+        return f"{way_back} --approve {waiting[0]}"
+    return way_back

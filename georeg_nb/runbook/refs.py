@@ -1,0 +1,65 @@
+"""Declared steps: a step of a section on one site, with its full id."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from georeg_nb.errors import GeoregError
+from georeg_nb.runbook.model import Scenario, Section, Step
+
+
+@dataclass(frozen=True)
+class Ref:
+    """One declared step. `id` is "<section>/<step>", or "<section>[<site>]/<step>" in a section with several sites."""
+
+    id: str
+    section: Section
+    step: Step
+    site: Any
+
+    def names(self) -> set[str]:
+        """What an approval or an attestation may call it besides 'all'."""
+        return {self.id, f"{self.section.name}/{self.step.name}", self.step.name, self.section.name}
+
+
+def declare(scenario: Scenario, sites: Any) -> list[Ref]:
+    """Every step of a scenario, in the order in which it is applied: section by section, site by site."""
+    refs: list[Ref] = []
+    for section in scenario:
+        chosen = section.sites(sites)
+        for site in chosen:
+            place = f"{section.name}[{site.name}]" if len(chosen) > 1 else section.name
+            refs.extend(Ref(f"{place}/{step.name}", section, step, site) for step in section.procedure.steps)
+    ids = [ref.id for ref in refs]
+    assert len(set(ids)) == len(ids), f"two steps have the same id: {sorted(i for i in set(ids) if ids.count(i) > 1)}"
+    return refs
+
+
+def unknown_names(names: Iterable[str], refs: list[Ref]) -> list[tuple[str, str]]:
+    """The names that no step has, each with a suggestion (or an empty one)."""
+    known = {"all"}.union(*(ref.names() for ref in refs))
+    unknown = [name for name in names if name.split("@")[0] not in known]
+    return [(name, ", ".join(difflib.get_close_matches(name.split("@")[0], sorted(known), 3, 0.5))) for name in unknown]
+
+
+def find_all(name: str, refs: list[Ref]) -> list[Ref]:
+    """Every step that is called so: one by its full id, or the same step of several sites. Raises GeoregError."""
+    found = [ref for ref in refs if name in ref.names() - {ref.section.name}]
+    return found or [find(name, refs)]
+
+
+def find(name: str, refs: list[Ref]) -> Ref:
+    """The one step that is called so. Raises GeoregError when there is none, or more than one."""
+    exact = [ref for ref in refs if ref.id == name]
+    found = exact or [ref for ref in refs if name in ref.names() - {ref.section.name}]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise GeoregError(
+            f"{name!r} is the name of several steps", remedy="use one of " + ", ".join(r.id for r in found)
+        )
+    close = difflib.get_close_matches(name, [ref.id for ref in refs], 3, 0.4) or [ref.id for ref in refs]
+    raise GeoregError(f"there is no step {name!r}", remedy="there are: " + ", ".join(close))

@@ -1,0 +1,200 @@
+"""Run: what a notebook holds in its hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from georeg_nb.display import Document, Headline
+from georeg_nb.errors import GeoregError, ParametersError, Problem, VerificationDiffers
+from georeg_nb.ledger import Ledger, StepOutcome, verdict
+from georeg_nb.records import Record, hostname, operator
+from georeg_nb.runbook.approvals import Approvals
+from georeg_nb.runbook.buttons import someone_is_there
+from georeg_nb.runbook.engine import Engine
+from georeg_nb.runbook.locks import SiteLocks
+from georeg_nb.runbook.model import Scenario, Section
+from georeg_nb.runbook.outputs import junit_suites, next_command
+from georeg_nb.runbook.refs import Ref, declare, find, find_all, unknown_names
+from georeg_nb.runbook.reporter import Reporter
+from georeg_nb.runbook.sections import Sections
+from georeg_nb.runbook.views import CheckTable, SectionResult, Summary
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def show(shown: Any) -> None:
+    """Display something in the running cell; outside of IPython, print it."""
+    from IPython.display import display
+
+    display(shown)
+
+
+class Run:
+    """One execution of a scenario's notebook. Made by `open_run`.
+
+    `options` are the scenario's parameters: `approve`, `attest` and `take_over` are the engine's, the rest is the
+    procedures'. Raises ParametersError when they name steps that there are not.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        sites: Any,
+        options: Any,
+        record: Record,
+        reporter: Reporter | None = None,
+        *,
+        show: Callable[[Any], None] = show,
+    ) -> None:
+        self.scenario = scenario
+        self.options = options
+        self.sites = sites
+        self.record = record
+        self.ledger = Ledger(record.ledger)
+        self._show = show
+        self._refs = declare(scenario, sites)
+        approve, attest = list(options.approve), dict(options.attest)
+        self._check_names(approve, attest)
+        self._approvals = Approvals(self.ledger.append)
+        earlier = self.ledger.entries()
+        self._approvals.restore(earlier)
+        self._approvals.wish(approve, "parameter")
+        locks = SiteLocks(record.run, self.ledger.append, getattr(options, "take_over", ""))
+        self._engine = Engine(sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record))
+        self._sections = Sections(scenario, self._engine, self._refs, show)
+        self.ledger.append(
+            "run opened",
+            run=record.run,
+            scenario=scenario.id,
+            attempt=1 + sum(1 for entry in earlier if entry["event"] == "run opened"),
+            who=operator(),
+            host=hostname(),
+            pid=os.getpid(),
+            approve=approve or (["(earlier)"] if self._approvals.given() else []),
+            sites=[site.name for site in sites.all],
+            steps=[_declared(ref) for ref in self._refs],
+        )
+        for name, text in attest.items():
+            for ref in find_all(name, self._refs):
+                self._approvals.attest(ref, text, "parameter")
+
+    def __repr__(self) -> str:
+        return f"<Run {self.record.run}: {self.scenario.title}>"
+
+    def check(self, section: str) -> CheckTable:
+        """Ask every check of a section, read-only. Never raises for what the sites answer.
+
+        After a section with failed checks nothing is contacted any more: the table says 'not reached'.
+        """
+        return self._sections.check(self._section(section))
+
+    def apply(self, section: str) -> SectionResult:
+        """Show the plan of a section; do what of it is approved, and prove it by reading the sites again.
+
+        Nothing approved is no error: the plan is shown. Raises PrerequisiteError when something that is approved may
+        not be done, StepFailed when it did not work, Interrupted on Ctrl-C.
+        """
+        return self._sections.apply(self._section(section))
+
+    def approve(self, *names: str) -> Document:
+        """Approve steps by name, as they were shown last. Then run the cell of their section again."""
+        self._check_names(names, {})
+        self._approvals.wish(names, "call")
+        bound = [ref.id for ref in self._refs if self._approvals.bind_shown(ref)]
+        return _answer(f"Approved: {', '.join(bound or names)}. Now run the section's cell again.")
+
+    def attest(self, name: str, text: str) -> Document:
+        """Put your name to a manual step: what was done, and where it can be found."""
+        if not text.strip():
+            raise GeoregError("an attestation says what was done", remedy='run.attest("…", "backup 4711 of 10 May, …")')
+        refs = find_all(name, self._refs)
+        sentences = [f"{ref.id} {self._approvals.attest(ref, text.strip(), 'call')}" for ref in refs]
+        return _answer(f"{'; '.join(sentences)}. Now run the section's cell again.")
+
+    def undo(self, step: str) -> SectionResult:
+        """Take one step back, by its name. Raises GeoregError when there is no way back, StepFailed when it failed."""
+        ref = find(step, self._refs)
+        if not ref.step.has_undo:
+            raise GeoregError(
+                f"{ref.id} cannot be undone by georeg", remedy="see the section's text", site=ref.site.name
+            )
+        self._engine.undo(ref)
+        outcome = StepOutcome(ref.id, ref.section.name, ref.site.name, ref.step.title, "not approved", "was undone")
+        return SectionResult(ref.section.name, [outcome])
+
+    def summary(self) -> Summary:
+        """The verdict, from the ledger alone; writes the tables of the record and gives back the sites' locks.
+
+        Raises VerificationDiffers after showing it, when the sites do not hold the same images.
+        """
+        self.close()
+        self.ledger.append("summary")
+        result = verdict(self.ledger.entries())
+        self.record.write_json("plan.json", list(self._sections.plans.values()))
+        self.record.write_table("outcomes", [dict(outcome.__dict__) for outcome in result.outcomes])
+        self.record.write_table("checks", [dict(check.__dict__) for check in result.checks])
+        self.record.write_junit("junit.xml", junit_suites(result))
+        command = next_command(result, self._engine.way_back())
+        summary = Summary(result, command, self.record.run, _seal_command(self.record))
+        if result.exit_code == VerificationDiffers.exit_code:
+            self._show(summary)
+            raise VerificationDiffers("; ".join(result.problems), remedy="see the tables of the section that failed")
+        return summary
+
+    def table(self, name: str) -> pandas.DataFrame:
+        """A table of the record, such as the one of a verification, by its check's name."""
+        import pandas
+
+        return pandas.DataFrame(self.record.read_table(name))
+
+    def close(self) -> None:
+        """Give back the sites' locks. `summary` does it; so does opening another run in the same kernel."""
+        self._engine.locks.release()
+
+    def _section(self, name: str) -> Section:
+        try:
+            return self.scenario.section(name)
+        except KeyError as error:
+            raise GeoregError(str(error.args[0])) from None
+
+    def _check_names(self, approve: Sequence[str], attest: Mapping[str, str]) -> None:
+        problems = [
+            Problem(
+                f"no step or section is called {name!r}",
+                "approve",
+                suggestion=f"did you mean {close}?" if close else "",
+            )
+            for name, close in unknown_names(approve, self._refs)
+        ]
+        for name in attest:
+            try:
+                find_all(name, self._refs)
+            except GeoregError as error:
+                problems.append(Problem(error.message, "attest", suggestion=error.remedy))
+        if problems:
+            raise ParametersError(problems)
+
+
+def _answer(sentence: str) -> Document:
+    return Document("answer", [Headline("approved", sentence)], {"answer": sentence})
+
+
+def _declared(ref: Ref) -> dict[str, Any]:
+    return {
+        "step": ref.id,
+        "section": ref.section.name,
+        "site": ref.site.name,
+        "title": ref.step.title,
+        "reversible": ref.step.reversible,
+    }
+
+
+def _seal_command(record: Record) -> str:
+    """Empty under our runner, which seals the record itself; else the one command that does it."""
+    if os.environ.get("GEOREG_RUN") and not someone_is_there():
+        return ""
+    inside = record.notebook.exists()
+    return f"georeg records seal {record.run}" + ("" if inside else " --notebook THE-EXECUTED-NOTEBOOK.ipynb")
