@@ -154,6 +154,7 @@ class Databases:
 
     config: Config
     _local: threading.local = field(default_factory=threading.local, repr=False)
+    _opened: list[psycopg.Connection[Row]] = field(default_factory=list, repr=False)
 
     def connection(self, name: str = "main") -> psycopg.Connection[Row]:
         """An autocommit connection with rows as dicts. Raises psycopg.OperationalError when the server is away."""
@@ -166,6 +167,7 @@ class Databases:
             kept[name] = psycopg.connect(
                 **settings, autocommit=True, row_factory=dict_row, connect_timeout=10, application_name="rails"
             )
+            self._opened[:] = [*(other for other in self._opened if not other.closed), kept[name]]
         return kept[name]
 
     @property
@@ -208,8 +210,8 @@ class Databases:
             return action()
 
     def close(self) -> None:
-        """Close this thread's connections."""
-        for connection in self._local.__dict__.pop("kept", {}).values():
+        """Close the connections of all threads; each opens a new one when it needs it."""
+        for connection in list(self._opened):
             connection.close()
 
 

@@ -31,6 +31,20 @@ class RegistryError(Exception):
 
 
 @dataclass
+class _Stream:
+    """A body of known length: requests then sends it with Content-Length instead of in chunks."""
+
+    content: Iterator[bytes]
+    size: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.content
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclass
 class RegistryClient:
     """A registry at `url`; `token` makes a fresh token, which is kept for half of `life` seconds."""
 
@@ -111,8 +125,8 @@ class RegistryClient:
             raise RegistryError(f"Get upload URL error: {response.text}")
         target = urljoin(self.url + "/", response.headers["Location"])
         target += ("&" if "?" in target else "?") + urlencode({"digest": digest})
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        response = self._request("PUT", target, data=content if size else b"", headers=headers)
+        headers = {"Content-Type": "application/octet-stream"}
+        response = self._request("PUT", target, data=_Stream(content, size) if size else b"", headers=headers)
         if not response.ok:
             raise RegistryError(f"Push Blob error: {response.text}")
 
