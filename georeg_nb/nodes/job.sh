@@ -75,19 +75,21 @@ run() { # in a session of its own; its output goes to the starter until the answ
     umask 022 # the command makes files as it would for a login of root
     tee -a "$here/output" <"$here/errors" >"$here/stderr" &
     tee=$!
-    if ! cd "$cwd" 2>"$here/errors"; then
+    exec 4>"$here/errors"
+    if ! cd "$cwd" 2>&4; then
         status=125
     elif [ "$bytes" -gt 0 ]; then
-        printf %s "$data" | "$@" >>"$here/output" 2>"$here/errors" &
+        printf %s "$data" | "$@" >>"$here/output" 2>&4 4>&- &
         wait $!
         status=$?
     else
-        "$@" >>"$here/output" 2>"$here/errors" </dev/null &
+        "$@" >>"$here/output" 2>&4 4>&- </dev/null &
         wait $!
         status=$?
     fi
+    exec 4>&-
     left=20 # a daemon that the command leaves behind may hold the pipe: do not wait for it for ever
-    while kill -0 "$tee" 2>/dev/null && [ "$left" -gt 0 ]; do
+    while [ -n "$(start_time "$tee")" ] && [ "$left" -gt 0 ]; do
         sleep 0.1
         left=$((left - 1))
     done

@@ -172,7 +172,8 @@ class LocalTransport(Transport):
         target = Path(self.path(path))
         target = target.resolve() if target.is_symlink() else target
         try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in [*reversed(target.parents)]:  # `parents=True` would give all but the last the default mode
+                folder.mkdir(mode=0o700, exist_ok=True)
             self._remove_leftovers(target)
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.georeg-", dir=target.parent)
             temporary = Path(name)
