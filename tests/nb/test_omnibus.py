@@ -186,11 +186,11 @@ def test_the_window_grows_with_tags_and_size_and_follows_a_measurement() -> None
 
 @pytest.fixture
 def node(tmp_path: Path) -> LocalNode:
-    """A node whose ruby refuses the word BROKEN, and whose reconfigure fails at FAIL and 'renders' by copying the
-    file.""" programs = {
+    """A node whose ruby refuses BROKEN, and whose reconfigure fails at FAIL and 'renders' by copying the file."""
+    programs = {
         "opt/gitlab/embedded/bin/ruby": "grep -q BROKEN etc/gitlab/gitlab.rb && { echo 'syntax error' >&2; exit 1; }\n"
         "echo 'Syntax OK'\n",
-        "usr/bin/gitlab-ctl": "echo \"$@\" >>calls\ngrep -q FAIL etc/gitlab/gitlab.rb && exit 1\n"
+        "usr/bin/gitlab-ctl": 'echo "$@" >>calls\ngrep -q FAIL etc/gitlab/gitlab.rb && exit 1\n'
         "cp etc/gitlab/gitlab.rb rendered\n",
     }
     for path, text in programs.items():
