@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from georeg_lab.omnibus.profiles import Profile
 from georeg_lab.omnibus.ruby_values import to_json, to_text, truthy
+
+if TYPE_CHECKING:
+    from georeg_lab.omnibus.render import Rendered
 
 REGISTRY_DIR = "/var/opt/gitlab/registry"
 RAILS_ETC = "/var/opt/gitlab/gitlab-rails/etc"
@@ -121,6 +125,27 @@ def database_yml(rails: Mapping[str, Any], geo: Mapping[str, Any] | None) -> str
             "schema_migrations_path": "ee/db/geo/schema_migrations",
         }
     return yaml.safe_dump({"production": databases}, sort_keys=False)
+
+
+def secrets_yml(keys: Mapping[str, Any]) -> str:
+    """Rails' own secrets."""
+    return yaml.safe_dump({"production": dict(keys)})
+
+
+def lab_json(rendered: Rendered) -> str:
+    """What a real node keeps in nginx's files: addresses and certificates (run/lab.json, the lab's own)."""
+    top = rendered.top
+    nginx = {name: rendered.section(name) for name in ("nginx", "registry_nginx")}
+    keys = ("ssl_certificate", "ssl_certificate_key")
+    document = {
+        "external_url": top.get("external_url"),
+        "registry_external_url": top.get("registry_external_url"),
+        "puma_port": rendered.section("puma").get("port") or 8080,
+        "registry_http_addr": rendered.section("registry").get("registry_http_addr"),
+        "geo_role": rendered.geo_role,
+        **{name: {key: section.get(key) for key in keys} for name, section in nginx.items()},
+    }
+    return json.dumps(document, indent=1) + "\n"
 
 
 def _connection(attributes: Mapping[str, Any], database: str, user: str) -> dict[str, Any]:
