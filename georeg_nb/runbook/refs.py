@@ -20,9 +20,13 @@ class Ref:
     step: Step
     site: Any
 
+    def own_names(self) -> set[str]:
+        """What it is called by itself; on several sites the shorter ones mean all of them."""
+        return {self.id, f"{self.section.name}/{self.step.name}", self.step.name}
+
     def names(self) -> set[str]:
-        """What an approval or an attestation may call it besides 'all'."""
-        return {self.id, f"{self.section.name}/{self.step.name}", self.step.name, self.section.name}
+        """What an approval may call it besides 'all'."""
+        return {*self.own_names(), self.section.name}
 
 
 def declare(scenario: Scenario, sites: Any) -> list[Ref]:
@@ -47,14 +51,14 @@ def unknown_names(names: Iterable[str], refs: list[Ref]) -> list[tuple[str, str]
 
 def find_all(name: str, refs: list[Ref]) -> list[Ref]:
     """Every step that is called so: one by its full id, or the same step of several sites. Raises GeoregError."""
-    found = [ref for ref in refs if name in ref.names() - {ref.section.name}]
+    found = [ref for ref in refs if name in ref.own_names()]
     return found or [find(name, refs)]
 
 
 def find(name: str, refs: list[Ref]) -> Ref:
     """The one step that is called so. Raises GeoregError when there is none, or more than one."""
     exact = [ref for ref in refs if ref.id == name]
-    found = exact or [ref for ref in refs if name in ref.names() - {ref.section.name}]
+    found = exact or [ref for ref in refs if name in ref.own_names()]
     if len(found) == 1:
         return found[0]
     if found:

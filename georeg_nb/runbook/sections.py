@@ -64,7 +64,8 @@ class Sections:
                 table = f"{check.name}.{name}" if len(sites) > 1 and name else check.name
                 self.engine.record.write_table(table, finding.rows)
         self._results[part.name] = results
-        self.engine.reporter.progress("", f"{part.name}: {check_headline(results).text}")
+        if results:
+            self.engine.reporter.progress("", f"{part.name}: {check_headline(results).text}")
         return results
 
     def _moot(self, check: Check, site: Any, part: Section) -> Finding | None:
