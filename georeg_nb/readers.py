@@ -15,14 +15,27 @@ from dataclasses import dataclass
 
 Accepts = Callable[[tuple[str, ...]], bool]
 
+GEO_ROLE = 'puts Gitlab::Geo.primary? ? "primary" : Gitlab::Geo.secondary? ? "secondary" : "none"'
+REPLICATION_ENABLED = "puts Geo::ContainerRepositoryRegistry.replication_enabled?"
+RUNNING_SYNC_JOBS = (
+    "puts Sidekiq::WorkSet.new.count { |_, _, work| "
+    "%w[Geo::SyncWorker Geo::EventWorker Geo::ContainerRepositorySyncWorker].include?(work.job.klass) "
+    '&& (work.job.klass.include?("ContainerRepository") || work.job.args.first == "container_repository") }'
+)
+SYNC_LEASES = (
+    "puts Gitlab::Redis::SharedState.with { |redis| "
+    'redis.scan_each(match: "gitlab:exclusive_lease:geo_container_sync:*").to_a.uniq.size }'
+)
+
 # gitlab-rails runner evaluates any Ruby, so only these very texts are readers.
 RUNNER_EXPRESSIONS = {
-    'puts Gitlab::Geo.primary? ? "primary" : Gitlab::Geo.secondary? ? "secondary" : "none"': "the site's Geo role",
+    GEO_ROLE: "the site's Geo role",
     "puts ContainerRepository.count": "repositories that Rails knows",
     "puts Gitlab.config.repositories.storages.keys": "names of the Git storages",
     'puts Geo::Event.where(replicable_name: "container_repository").maximum(:id)': "the newest Geo event of an image",
-    "puts Geo::ContainerRepositoryRegistry.replication_enabled?": "does this secondary replicate images?",
-    "puts Geo::ContainerRepositoryRegistry.with_state(:started).count": "image syncs that are running",
+    REPLICATION_ENABLED: "does this secondary replicate images?",
+    RUNNING_SYNC_JOBS: "image syncs that Sidekiq works on",
+    SYNC_LEASES: "repositories that a sync holds a lease of",
 }
 RAKE_TASKS = {
     "geo:status": "prints the secondary's report",
