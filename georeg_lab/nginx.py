@@ -1,16 +1,19 @@
 """The site's front door, as GitLab's bundled nginx: TLS on both external URLs, plain HTTP to Rails and the registry.
 
-`python -m georeg_lab.nginx --root ROOT`. Certificate and key are those below ROOT/etc/gitlab/ssl. Bodies are held in
-memory and limited to MAX_BODY, which is plenty for synthetic images.
+`python -m georeg_lab.nginx --root ROOT`. Addresses and certificates are what reconfigure left in ROOT/run/lab.json.
+Bodies are held in memory and limited to MAX_BODY, which is plenty for synthetic images.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPError, HTTPRequest
 from tornado.httpserver import HTTPServer
@@ -18,7 +21,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 from tornado.web import Application, RequestHandler
 
-from georeg_lab.layout import Lab, inside, root_from_environment
+from georeg_lab.layout import inside, root_from_environment
 
 MAX_BODY = 64 * 1024 * 1024
 UPSTREAM_SECONDS = 300.0
@@ -44,11 +47,14 @@ PLAIN_502 = """<html>
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """Where a virtual host sends its requests, and what it says when nothing answers there."""
+class Host:
+    """A virtual host: where it listens, where it sends its requests, and what it says when nothing answers there."""
 
     port: int
+    upstream: int
     unavailable: str
+    certificate: Path
+    key: Path
 
 
 class Proxy(RequestHandler):
@@ -56,9 +62,9 @@ class Proxy(RequestHandler):
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-    def initialize(self, upstream: Upstream, client: SimpleAsyncHTTPClient) -> None:
+    def initialize(self, host: Host, client: SimpleAsyncHTTPClient) -> None:
         """Called by tornado for each request."""
-        self.upstream = upstream
+        self.host = host
         self.client = client
 
     def set_default_headers(self) -> None:
@@ -80,7 +86,7 @@ class Proxy(RequestHandler):
         headers["X-Forwarded-Host"] = self.request.host
         has_body = bool(self.request.body) or self.request.method in ("POST", "PUT", "PATCH")
         request = HTTPRequest(
-            f"http://127.0.0.1:{self.upstream.port}{self.request.uri}",
+            f"http://127.0.0.1:{self.host.upstream}{self.request.uri}",
             method=str(self.request.method),
             headers=headers,
             body=self.request.body if has_body else None,
@@ -112,20 +118,20 @@ class Proxy(RequestHandler):
     def _fail(self, status: int, title: str) -> None:
         self.set_status(status)
         self.set_header("Content-Type", "text/html")
-        self.write(self.upstream.unavailable.replace("502 Bad Gateway", title))
+        self.write(self.host.unavailable.replace("502 Bad Gateway", title))
 
 
-async def serve(hosts: dict[int, Upstream], certificate: Path, key: Path) -> list[HTTPServer]:
-    """Listen with TLS on every port of `hosts` on 127.0.0.1. Stop with `server.stop()`."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+async def serve(hosts: Iterable[Host]) -> list[HTTPServer]:
+    """Listen with TLS on 127.0.0.1 for every host. Stop with `server.stop()`."""
     client = SimpleAsyncHTTPClient(force_instance=True)
     client.initialize(max_clients=100, max_body_size=MAX_BODY, max_buffer_size=MAX_BODY)
     servers = []
-    for port, upstream in hosts.items():
-        application = Application([(r".*", Proxy, {"upstream": upstream, "client": client})], log_function=_no_log)
+    for host in hosts:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(host.certificate, host.key)
+        application = Application([(r".*", Proxy, {"host": host, "client": client})], log_function=_no_log)
         server = HTTPServer(application, ssl_options=context, max_buffer_size=MAX_BODY, max_body_size=MAX_BODY)
-        server.listen(port, "127.0.0.1")
+        server.listen(host.port, "127.0.0.1")
         servers.append(server)
     return servers
 
@@ -134,13 +140,22 @@ def _no_log(_: RequestHandler) -> None:
     """The upstreams log their requests themselves."""
 
 
-def hosts_of(root: Path) -> dict[int, Upstream]:
-    """Listening port → upstream, of the node with this root folder."""
-    ports, site = Lab.of_root(root).ports, root.resolve().name
-    return {
-        ports.gitlab(site): Upstream(ports.puma(site), GITLAB_502),
-        ports.registry(site): Upstream(ports.registry_http(site), PLAIN_502),
-    }
+def hosts_of(root: Path) -> list[Host]:
+    """The virtual hosts of a node: GitLab's, and the registry's where it has an https address."""
+    facts = json.loads(inside(root, "/run/lab.json").read_text())
+    found = []
+    for url, section, upstream, unavailable in (
+        (facts["external_url"], "nginx", facts["puma_port"], GITLAB_502),
+        (facts["registry_external_url"], "registry_nginx", facts["registry_http_addr"], PLAIN_502),
+    ):
+        address = urlsplit(str(url or ""))
+        if address.scheme == "https" and upstream:
+            certificate, key = (
+                inside(root, facts[section][name]) for name in ("ssl_certificate", "ssl_certificate_key")
+            )
+            port = int(str(upstream).rpartition(":")[2])
+            found.append(Host(address.port or 443, port, unavailable, certificate, key))
+    return found
 
 
 async def main(root: Path) -> None:
@@ -150,8 +165,7 @@ async def main(root: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    folder = inside(root, "/etc/gitlab/ssl")
-    servers = await serve(hosts_of(root), folder / "127.0.0.1.crt", folder / "127.0.0.1.key")
+    servers = await serve(hosts_of(root))
     await stop.wait()
     for server in servers:
         server.stop()

@@ -17,10 +17,10 @@ DATABASE_CA = "/etc/gitlab/ssl/registry-database-ca.crt"
 # program on the node → module of the lab that stands in for it
 PROGRAMS = {
     "usr/bin/gitlab-ctl": "georeg_lab.omnibus.ctl",
-    "usr/bin/gitlab-psql": "georeg_lab.omnibus.psql",
+    "usr/bin/gitlab-psql": "georeg_lab.rails.psql",
     "usr/bin/gitlab-rake": "georeg_lab.rails.rake",
     "usr/bin/gitlab-rails": "georeg_lab.rails.runner",
-    "opt/gitlab/embedded/bin/registry": "georeg_lab.omnibus.registry",
+    "opt/gitlab/embedded/bin/registry": "georeg_lab.omnibus.registry_process",
     "opt/gitlab/embedded/bin/ruby": "georeg_lab.omnibus.ruby",
     "opt/gitlab/embedded/bin/psql": "georeg_lab.omnibus.psql",
     "opt/gitlab/embedded/bin/chpst": "georeg_lab.omnibus.chpst",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -49,8 +50,7 @@ def through_proxy(tmp_path: Path, use: Callable[[requests.Session, str], Result]
         backend = HTTPServer(Application([(r".*", Echo)]))
         if up:
             backend.listen(upstream, "127.0.0.1")
-        hosts = {listen: nginx.Upstream(upstream, nginx.GITLAB_502)}
-        servers = await nginx.serve(hosts, *authority.issue("site"))
+        servers = await nginx.serve([nginx.Host(listen, upstream, nginx.GITLAB_502, *authority.issue("site"))])
         with requests.Session() as session:
             session.trust_env, session.verify = False, str(authority.certificate_file)
             try:
@@ -97,3 +97,22 @@ def test_without_upstream_it_says_that_gitlab_does_not_respond(tmp_path: Path) -
     answer = through_proxy(tmp_path, lambda session, url: session.get(f"{url}/"), up=False)
     assert answer.status_code == 502
     assert "GitLab is not responding (502)" in answer.text
+
+
+def test_hosts_are_what_reconfigure_left(tmp_path: Path) -> None:
+    files = {"ssl_certificate": "/etc/gitlab/ssl/a.crt", "ssl_certificate_key": "/etc/gitlab/ssl/a.key"}
+    facts = {
+        "external_url": "https://127.0.0.1:18701",
+        "registry_external_url": "https://127.0.0.1:18702",
+        "puma_port": 18704,
+        "registry_http_addr": "127.0.0.1:18703",
+        "nginx": files,
+        "registry_nginx": files,
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/lab.json").write_text(json.dumps(facts))
+    hosts = nginx.hosts_of(tmp_path)
+    assert [(host.port, host.upstream) for host in hosts] == [(18701, 18704), (18702, 18703)]
+    assert hosts[0].certificate == tmp_path / "etc/gitlab/ssl/a.crt"
+    (tmp_path / "run/lab.json").write_text(json.dumps({**facts, "registry_external_url": None}))
+    assert [host.port for host in nginx.hosts_of(tmp_path)] == [18701]
