@@ -36,8 +36,8 @@ class Config:
     """A node's rendered Rails configuration. Read once, as Rails does: a change counts from the next start."""
 
     root: Path
-    gitlab_yml: dict[str, Any]
-    database_yml: dict[str, Any]
+    gitlab_yml: dict[str, Any] = field(repr=False)  # both hold secrets
+    database_yml: dict[str, Any] = field(repr=False)
 
     @classmethod
     def load(cls, root: Path) -> Config:

@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Callable
 
 POLL_SECONDS = 0.5
+BUSY_SECONDS = 0.05
 AFTER_ERROR_SECONDS = 2.0
 
 
 def run_until_stopped(work: Callable[[], bool], stopping: threading.Event) -> None:
-    """Call `work` until SIGTERM or SIGINT: at once again while it says that there is more, else after a pause."""
+    """Call `work` until SIGTERM or SIGINT: again soon while it says that there is more, else after a pause."""
     import psycopg
     import requests
 
@@ -21,9 +22,8 @@ def run_until_stopped(work: Callable[[], bool], stopping: threading.Event) -> No
         signal.signal(number, lambda *_: stopping.set())
     while not stopping.is_set():
         try:
-            more, pause = work(), POLL_SECONDS
+            pause = BUSY_SECONDS if work() else POLL_SECONDS
         except (psycopg.Error, requests.RequestException, OSError) as problem:
-            more, pause = False, AFTER_ERROR_SECONDS
+            pause = AFTER_ERROR_SECONDS
             print("".join(traceback.format_exception_only(problem)).strip(), file=sys.stderr, flush=True)
-        if not more:
-            stopping.wait(pause)
+        stopping.wait(pause)

@@ -30,7 +30,7 @@ VOLATILE = ("last_successful_status_check_at", "replication_slots_max_retained_w
 
 
 class Sidekiq:
-    """The worker of one node. `work` is one round; True when more waits."""
+    """The worker of one node."""
 
     def __init__(self, config: Config) -> None:
         self.databases = Databases(config)
@@ -47,13 +47,13 @@ class Sidekiq:
         return self.databases.config.replication_enabled
 
     def work(self) -> bool:
-        """One round: take jobs, and every two seconds the scheduled work."""
+        """One round: take jobs, and every two seconds the scheduled work. True while jobs run."""
         if self.databases.config.has_tracking:
             self._take_jobs()
         if time.monotonic() >= self._next_cron:
             self._next_cron = time.monotonic() + CRON_SECONDS
             self._scheduled()
-        return False
+        return bool(self._jobs)
 
     def stop(self) -> None:
         """Jobs give up between two tags and are queued again; waits for them."""

@@ -17,6 +17,7 @@ import requests
 from rails_fakes import MAIN, READ_TOKEN, Pair
 
 from georeg_lab.layout import Lab, Ports
+from georeg_lab.omnibus import templates
 from georeg_lab.postgres import Cluster, environment, free_port
 from georeg_lab.rails import jobs, logcursor, psql, records, repositories, runner, schema
 from georeg_lab.rails.config import Config, Databases, role
@@ -243,3 +244,37 @@ def test_config_without_a_node_name_takes_the_url(pair: Pair) -> None:
     config = Config.load(pair.roots["primary"])
     config.gitlab_yml["geo"]["node_name"] = None
     assert config.node_name == pair.urls["primary"]
+
+
+def test_config_reads_what_reconfigure_renders(tmp_path: Path) -> None:
+    rails = {
+        "gitlab_host": "127.0.0.1",
+        "gitlab_port": 18711,
+        "gitlab_https": True,
+        "registry_enabled": True,
+        "registry_host": "127.0.0.1",
+        "registry_port": 18712,
+        "registry_api_url": "http://127.0.0.1:18713",
+        "registry_notification_secret": "madeuptoken0123456789abcdefghijkl",
+        "geo_registry_replication_enabled": True,
+        "geo_registry_replication_primary_api_url": "https://127.0.0.1:18702/",
+        "db_host": "/var/opt/gitlab/postgresql",
+        "db_port": 18715,
+        "db_password": "secret",
+    }
+    etc = tmp_path / "var/opt/gitlab/gitlab-rails/etc"
+    etc.mkdir(parents=True)
+    (etc / "gitlab.yml").write_text(templates.gitlab_yml(rails))
+    (etc / "database.yml").write_text(templates.database_yml(rails, {"db_host": "127.0.0.1", "db_port": 18716}))
+    config = Config.load(tmp_path)
+    assert (config.external_url, config.node_name) == ("https://127.0.0.1:18711", "https://127.0.0.1:18711")
+    assert (config.registry_host, config.registry_api_url) == ("127.0.0.1:18712", "http://127.0.0.1:18713")
+    assert (config.primary_api_url, config.replication_enabled) == ("https://127.0.0.1:18702", True)
+    assert (config.notification_secret, config.registry_issuer) == (
+        "madeuptoken0123456789abcdefghijkl",
+        "omnibus-gitlab-issuer",
+    )
+    main = {"host": "127.0.0.1", "port": 18715, "dbname": MAIN, "user": "gitlab", "password": "secret"}
+    assert config.connection_settings("main") == main
+    assert config.connection_settings("geo")["user"] == "gitlab_geo"
+    assert "secret" not in repr(config)
