@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from georeg_lab.layout import inside
-from georeg_lab.omnibus import files, secrets_file, services, templates
+from georeg_lab.omnibus import bundled, files, secrets_file, services, templates
 from georeg_lab.omnibus.definitions import RAILS_DEPENDANTS, definitions
 from georeg_lab.omnibus.node_state import (
     NODES,
@@ -212,8 +212,11 @@ class Run:
             self._notify("nginx")
         if starting:
             self.out(f"  * runit_service[{', '.join(starting)}] action enable\n")
-            services.start(self.root, starting)
-            self.restarts = {name: None for name in self.restarts if name not in starting}
+            services.start(self.root, [name for name in starting if name in services.DATABASES])
+        if bundled.provision(self.root, rendered):
+            self.out("  * registry_database_objects[registry] action create\n")
+        services.start(self.root, [name for name in starting if name not in services.DATABASES])
+        self.restarts = {name: None for name in self.restarts if name not in starting}
 
     def _restart(self) -> None:
         names = [name for name in self.restarts if services.enabled(self.root, name)]
