@@ -86,7 +86,7 @@ def up(
             keep_on_failure=keep_on_failure,
             progress=clock,
         )
-    except (LabError, PostgresError, TimeoutError) as problem:
+    except (LabError, PostgresError) as problem:
         raise click.ClickException(str(problem)) from problem
     clock("the lab is up")
     ports = sites.lab.ports

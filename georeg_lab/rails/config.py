@@ -132,8 +132,6 @@ class Config:
     @cached_property
     def ca_file(self) -> str | bool:
         """Certificate authorities that Rails trusts: /etc/gitlab/trusted-certs and the package's own, as one file."""
-        if os.environ.get("SSL_CERT_FILE"):
-            return os.environ["SSL_CERT_FILE"]
         folders = ("/etc/gitlab/trusted-certs", "/opt/gitlab/embedded/ssl/certs")
         files = [path for folder in folders for path in sorted(inside(self.root, folder).glob("*.*"))]
         found = [path.read_text() for path in files if path.suffix in (".crt", ".pem")]

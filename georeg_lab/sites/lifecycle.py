@@ -17,7 +17,7 @@ from georeg_lab.layout import DEFAULT_BASE_PORT, SITES, Lab, Ports, inside
 from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
-from georeg_lab.registry_client import RegistryClient
+from georeg_lab.registry_client import RegistryClient, RegistryError
 from georeg_lab.sites import databases, node_files, parameters, processes, seeding
 from georeg_lab.sites.node_files import Secrets
 
@@ -135,10 +135,13 @@ class LabSites:
         self.progress("gitlab-ctl reconfigure on both sites")
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda site: self.run(site, "gitlab-ctl", "reconfigure"), SITES))
+        self._require_running()
         self.progress("replication: pushing images to the primary")
-        clients = [self.registry_client(site) for site in SITES]
-        seeding.prove_replication(clients[0], clients[1], self.progress)
-        seeding.wait_until_verified(lab)
+        try:
+            seeding.prove_replication(*(self.registry_client(site) for site in SITES), self.progress)
+            seeding.wait_until_verified(lab)
+        except (RegistryError, OSError, TimeoutError) as problem:
+            raise LabError(f"The images of the primary do not reach the secondary: {problem}") from problem
         self.progress("keeping a pristine copy")
         self._stop()
         self._keep_pristine()
@@ -235,6 +238,18 @@ class LabSites:
             external = pool.map(lambda cluster: cluster.start(), databases.external_clusters(self.lab))
             list(pool.map(lambda site: self.run(site, "gitlab-ctl", "start"), SITES))
             list(external)
+        self._require_running()
+
+    def _require_running(self) -> None:
+        """Raises LabError with the end of the log of each service that is down."""
+        texts = []
+        for service in self.status():
+            if not service.running:
+                log = inside(self.lab.node_root(service.site), f"/var/log/gitlab/{service.name}/current")
+                tail = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+                texts.append(f"{service.site}: {service.name} does not run\n{tail}")
+        if texts:
+            raise LabError("\n".join(texts))
 
     def _stop(self) -> None:
         roots = [self.lab.node_root(site) for site in SITES]
