@@ -22,6 +22,7 @@ from georeg_lab.postgres import Cluster, environment, free_port
 from georeg_lab.rails import jobs, logcursor, psql, records, repositories, runner, schema
 from georeg_lab.rails.config import Config, Databases, role
 from georeg_lab.rails.sidekiq import Sidekiq
+from georeg_nb.readers import RUNNER_EXPRESSIONS
 
 
 @contextmanager
@@ -278,3 +279,7 @@ def test_config_reads_what_reconfigure_renders(tmp_path: Path) -> None:
     assert config.connection_settings("main") == main
     assert config.connection_settings("geo")["user"] == "gitlab_geo"
     assert "secret" not in repr(config)
+
+
+def test_every_expression_that_checks_may_run_is_known() -> None:
+    assert set(RUNNER_EXPRESSIONS) <= set(runner.EXPRESSIONS)
