@@ -47,7 +47,7 @@ class VanishedError(ImportFailedError):
     """The repository went away during the walk: it is skipped."""
 
 
-FATAL = (StorageError, digests.DigestError, DatabaseError, ManifestMalformedError)
+FATAL: tuple[type[Exception], ...] = (StorageError, digests.DigestError, DatabaseError, ManifestMalformedError)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def failing(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except VanishedError:
         raise
-    except (ImportFailedError, *(kinds or FATAL)) as error:
+    except (ImportFailedError, *FATAL, *kinds) as error:
         raise ImportFailedError(f"{prefix}: {error}") from None
 
 
@@ -197,7 +197,7 @@ class Importer:
         if tags is None:
             return
         log.info("processing tags", total=len(tags))
-        files = RepositoryFiles(self.files, repository.path, log)
+        files = RepositoryFiles(self.files, repository.path, self.plain_log)
         images = ImageImport(self.store, repository, files, log)
         bar = self.progress.bar(f"pre importing manifests in {repository.path}", "manifests", len(tags))
         done: set[str] = set()
@@ -284,14 +284,14 @@ class Importer:
             (self.lockfiles.filesystem, self.lockfiles.filesystem.unlock, "unlock"),
             (self.lockfiles.database, self.lockfiles.database.lock, "lock"),
         ):
-            lock.is_locked(self.log)
+            lock.is_locked(self.plain_log)
             with failing(f"could not {verb} {lock.name} lockfile"):
                 change()
 
     def _restore_lockfiles(self) -> None:
         """Back to the state before an import: whatever was there, the storage counts as the file system's again."""
         if self.options.dry_run:
-            if self.lockfiles.database.is_locked(self.log):
+            if self.lockfiles.database.is_locked(self.plain_log):
                 raise ImportFailedError("could not restore lockfiles: database-in-use lockfile exists")
         else:
             with failing("could not restore lockfiles"):
@@ -300,12 +300,12 @@ class Importer:
             self.lockfiles.filesystem.lock()
 
     def _import_repositories(self) -> None:
+        self.statistics.repositories_count = self.statistics.tags_count = self.statistics.manifests_count = 0
         with failing("checking if tags table is empty: counting tags"):
             has_tags = self.store.has_tags()
         if has_tags:
             self.log.error("unable to continue import", error=TAGS_PRESENT)
             raise ImportFailedError(TAGS_PRESENT)
-        self.statistics.repositories_count = self.statistics.tags_count = self.statistics.manifests_count = 0
         tagged: set[tuple[str, str]] = set()
         for number, path in enumerate(self.files.repositories(), start=1):
             started = time.monotonic()
@@ -341,7 +341,7 @@ class Importer:
         if tags is None:
             return
         log.info("importing tags", total=len(tags))
-        files = RepositoryFiles(self.files, repository.path, log)
+        files = RepositoryFiles(self.files, repository.path, self.plain_log)
         images = ImageImport(self.store, repository, files, log)
         bar = self.progress.bar(f"importing tags in {repository.path}", "tags", len(tags))
         for number, tag in enumerate(tags, start=1):

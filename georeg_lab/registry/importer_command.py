@@ -67,7 +67,7 @@ def run(parsed: Parsed) -> int:
     with connection:
         queries = db.Queries(connection, log.bare())
         try:
-            # the check looks into a list of its own that is always empty: it passes on any schema, and leaves this table
+            # the check looks into a list of its own that is empty: it passes on any schema and leaves this table
             queries.execute(
                 "CREATE TABLE IF NOT EXISTS gorp_migrations (id text NOT NULL PRIMARY KEY, applied_at timestamptz)"
             )

@@ -43,7 +43,7 @@ class ImageImport:
         self.log = log
 
     def add(self, manifest: StoredManifest) -> int:
-        """Bring a manifest over unless its row is there. Returns its id.
+        """Bring a manifest over; a row that is there is kept. Returns its id.
 
         Raises ManifestSkipError, and what ends the import: DatabaseError, StorageError, digests.DigestError,
         ManifestMalformedError."""
@@ -60,9 +60,6 @@ class ImageImport:
     # --- images
 
     def _add_image(self, manifest: StoredManifest) -> int:
-        found = self._find(manifest.digest)
-        if found is not None:
-            return found
         config = manifest.config
         assert config is not None
         non_conformant = bool(manifest.children)
@@ -72,6 +69,9 @@ class ImageImport:
         payload = self._config_payload(config, log)
         self.store.link_blobs(self.repository, [config])
         layers = self._layers(manifest, non_conformant)
+        found = self._find(manifest.digest)  # only now: blobs and links are brought over again in any case
+        if found is not None:
+            return found
         try:
             row = self.store.create_manifest(
                 self.repository,
@@ -80,7 +80,7 @@ class ImageImport:
                 types.OCI_MANIFEST if non_conformant else manifest.media_type,
                 config=config,
                 config_payload=payload,
-                total_size=config.size + len(manifest.payload) + sum(layer.size for layer in manifest.layers),
+                total_size=config.size + manifest.counted_size + sum(layer.size for layer in manifest.layers),
                 non_conformant=non_conformant,
             )
         except UnknownMediaTypeError as error:

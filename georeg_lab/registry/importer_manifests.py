@@ -4,6 +4,7 @@ Source: registry 1.6 (corruptions), recorded imports."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +63,16 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A manifest of the storage. Images have `config` and `layers`, lists have `children`; a buildx cache index has all."""
+    """A manifest of the storage. Images have `config` and `layers`, lists `children`, a buildx cache index all of them.
+
+    `counted_size` is what the manifest itself adds to its total size: the bytes of the payload, for a cache index those
+    of the image manifest that it is taken for."""
 
     digest: str
     payload: bytes
     media_type: str
     type_name: str
+    counted_size: int
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] = ()
     children: tuple[Descriptor, ...] = ()
@@ -91,6 +96,7 @@ class RepositoryFiles:
     """The links of one repository, and the blobs behind them."""
 
     def __init__(self, files: Storage, name: str, log: Logger) -> None:
+        """`log` gets the storage's own warnings, which name no repository."""
         self.files = files
         self.name = name
         self.log = log
@@ -180,13 +186,28 @@ def _manifest(digest: str, payload: bytes, content: dict[str, Any], media_type: 
         configs = [child for child in children if child.media_type == types.BUILDKIT_CACHE_CONFIG]
         if configs:
             layers = tuple(child for child in children if child is not configs[0])
-            return StoredManifest(digest, payload, media_type, type_name, configs[0], layers, children)
-        return StoredManifest(digest, payload, media_type, type_name, children=children)
+            size = _size_as_image(content["manifests"], children.index(configs[0]))
+            return StoredManifest(digest, payload, media_type, type_name, size, configs[0], layers, children)
+        return StoredManifest(digest, payload, media_type, type_name, 0, children=children)
     if media_type in types.IMAGES:
         type_name = f"*{'schema2' if media_type == types.DOCKER_MANIFEST else 'ocischema'}.DeserializedManifest"
         layers = tuple(_descriptor(layer) for layer in content.get("layers") or ())
-        return StoredManifest(digest, payload, media_type, type_name, _descriptor(content.get("config")), layers)
+        config = _descriptor(content.get("config"))
+        return StoredManifest(digest, payload, media_type, type_name, len(payload), config, layers)
     raise ManifestMalformedError(f"errors verifying manifest: unrecognized manifest content type {media_type}")
+
+
+def _size_as_image(entries: list[dict[str, Any]], config: int) -> int:
+    """Bytes of the OCI image manifest that a cache index is rewritten to before its size is taken."""
+    keys = ("mediaType", "size", "digest", "urls", "annotations", "platform")
+    ordered = [{key: entry[key] for key in keys if entry.get(key)} for entry in entries]
+    image = {
+        "schemaVersion": 2,
+        "mediaType": types.OCI_MANIFEST,
+        "config": ordered[config],
+        "layers": [entry for position, entry in enumerate(ordered) if position != config] or None,
+    }
+    return len(json.dumps(image, indent=3, ensure_ascii=False).encode())
 
 
 DIGEST_SKIPPED = (digests.DigestFormatError, digests.DigestUnsupportedError)

@@ -57,7 +57,7 @@ def _skips_post_deployment(parsed: Parsed) -> bool:
 
 
 def _wanted(parsed: Parsed) -> dict[Kind, int | None]:
-    """How many migrations of each kind: None = none at all, 0 = all of them. A limit on one kind leaves out the other."""
+    """How many migrations of each kind, None = none, 0 = all: a limit on one kind leaves out the other."""
     pre, post = parsed.values["limit"], parsed.values["post-deploy-limit"]
     return {
         "pre-deployment": None if post and not pre else pre,
