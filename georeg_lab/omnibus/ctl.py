@@ -36,29 +36,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 WITHOUT_ARGUMENTS = ("show-config", "help", "service-list")
 # real commands that the lab does not do: told apart from commands that do not exist
-NOT_HERE = (
-    frozenset(
-        ("cleanse", "uninstall", "upgrade", "upgrade-check", "diff-config", "generate-secrets", "deploy-page", "geo")
-    )
-    | frozenset(
-        ("geo-replication-pause", "geo-replication-resume", "get-postgresql-primary", "promotion-preflight-checks")
-    )
-    | frozenset(
-        ("replicate-geo-database", "set-geo-primary-node", "set-replication-password", "write-pgpass", "pg-upgrade")
-    )
-    | frozenset(
-        (
-            "revert-pg-upgrade",
-            "pg-password-md5",
-            "pg-decomposition-migration",
-            "patroni",
-            "praefect",
-            "consul",
-            "backup-etc",
-        )
-    )
-    | frozenset(("get-redis-master", "renew-le-certs", "graceful-kill", "restart-except", "remove-accounts"))
-)
+_NOT_HERE = """
+cleanse uninstall upgrade upgrade-check diff-config generate-secrets deploy-page geo geo-replication-pause
+geo-replication-resume get-postgresql-primary promotion-preflight-checks replicate-geo-database set-geo-primary-node
+set-replication-password write-pgpass pg-upgrade revert-pg-upgrade pg-password-md5 pg-decomposition-migration patroni
+praefect consul backup-etc get-redis-master renew-le-certs graceful-kill restart-except remove-accounts
+"""
+NOT_HERE = frozenset(_NOT_HERE.split())
 SIGNALS = {name: getattr(signal, f"SIG{name.upper()}") for name in ("hup", "int", "kill", "term", "usr1", "usr2")}
 NOT_LOGS = re.compile(r"(config|lock|@|bz2|gz|gzip|tbz2|tgz|txz|xz|zip)")
 REGISTRY_CONFIG = "/var/opt/gitlab/registry/config.yml"

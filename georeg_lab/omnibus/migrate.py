@@ -71,8 +71,11 @@ class LabNode:
         self.cwd = inside(self.root, folder).resolve(strict=True)
 
     def user(self) -> str:
-        """Who runs this."""
-        return pwd.getpwuid(os.geteuid()).pw_name
+        """Who runs this; the number of a user without a name."""
+        try:
+            return pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            return str(os.geteuid())
 
     def answer(self) -> str | None:
         """A line of standard input."""

@@ -1,7 +1,4 @@
-"""`gitlab-psql` and `/opt/gitlab/embedded/bin/psql`: the lab's own client, with the arguments as they are.
-
-Without a host it goes to the node's own PostgreSQL as its superuser, as `gitlab-psql` does over the socket.
-"""
+"""`/opt/gitlab/embedded/bin/psql`: the lab's own client, with the arguments as they are."""
 
 from __future__ import annotations
 
@@ -10,23 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from georeg_lab.layout import Lab, inside, log_command, root_from_environment
-
-PGPASS = "/var/opt/gitlab/postgresql/.pgpass"
-DATABASE = "gitlabhq_production"
-INFORMATION = ("--version", "-V", "--help", "-?")
-
-
-def local(argv: list[str], root: Path) -> dict[str, str]:
-    """Environment that leads to the node's own PostgreSQL; {} when the arguments or the environment name a server."""
-    named = any(
-        w.startswith(("-h", "--host", "postgres://", "postgresql://", "service=")) or "host=" in w for w in argv
-    )
-    passwords = inside(root, PGPASS)
-    if named or "PGHOST" in os.environ or "PGSERVICE" in os.environ or not passwords.exists():
-        return {}
-    host, port, _, user, _ = passwords.read_text().splitlines()[0].split(":", 4)
-    return {"PGHOST": host, "PGPORT": port, "PGUSER": user, "PGDATABASE": DATABASE, "PGPASSFILE": str(passwords)}
+from georeg_lab.layout import Lab, log_command, root_from_environment
 
 
 def main(argv: list[str], root: Path) -> None:
@@ -38,8 +19,6 @@ def main(argv: list[str], root: Path) -> None:
         configured = Lab.of_root(root).settings.get("pg_bin")
     bin_dir = find_bin_dir(str(configured) if configured else None)
     kept = {key: value for key, value in os.environ.items() if key.startswith("PG") or key in ("HOME", "TERM")}
-    if not any(word in INFORMATION for word in argv):
-        kept |= local(argv, root)
     os.execve(bin_dir / "psql", ["psql", *argv], environment(bin_dir, kept))  # noqa: S606
 
 

@@ -9,10 +9,9 @@ import pytest
 
 from georeg_lab.layout import inside
 from georeg_lab.omnibus import services
-from georeg_lab.omnibus.bundled import provision
+from georeg_lab.omnibus.bundled import PGPASS, provision
 from georeg_lab.omnibus.gitlab_rb import evaluate
 from georeg_lab.omnibus.profiles import profile
-from georeg_lab.omnibus.psql import PGPASS
 from georeg_lab.omnibus.render import Rendered, render
 from georeg_lab.postgres import Cluster, environment, free_port, new_password, server_command
 

@@ -13,9 +13,7 @@ import pytest
 import yaml
 from omnibus_node import Node
 
-from georeg_lab.layout import inside
 from georeg_lab.omnibus import services
-from georeg_lab.omnibus.psql import local
 from georeg_lab.omnibus.registry_process import arguments, environment, translate
 
 REGISTRY = "/opt/gitlab/embedded/bin/registry"
@@ -194,16 +192,5 @@ def test_old_translated_configurations_do_not_pile_up(node: Node) -> None:
     assert new != old
 
 
-def test_psql_goes_to_the_node_s_own_server_unless_another_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PGHOST", raising=False)
-    passwords = inside(tmp_path, "/var/opt/gitlab/postgresql/.pgpass")
-    assert local(["-d", "x"], tmp_path) == {}
-    passwords.parent.mkdir(parents=True)
-    passwords.write_text("127.0.0.1:5439:*:gitlab-psql:hidden\n")
-    found = local(["-d", "gitlabhq_production", "-tAc", "SELECT 1"], tmp_path)
-    assert found["PGPORT"] == "5439"
-    assert "hidden" not in found.values()
-    for words in (["-h", "db", "x"], ["host=db dbname=x"], ["postgresql://db/x"]):
-        assert local(words, tmp_path) == {}
+def test_psql_is_the_lab_s_own(node: Node) -> None:
+    assert program(node, "psql", "--version").stdout.startswith("psql (PostgreSQL) ")
