@@ -1,0 +1,210 @@
+"""The parameters as typed models. Their descriptions become the JSON Schema that editors complete from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from georeg_nb import credentials
+from georeg_nb.credentials import Secret
+from georeg_nb.parameters.files import below_project, project_root
+
+
+class SecretReference(str):
+    """Where a secret is: `env:NAME`, `file:PATH`, `command:PROGRAM …` or `keyring:SERVICE/USER`."""
+
+    __slots__ = ()
+
+    def resolve(self) -> Secret:
+        """The secret, read now. Raises SecretUnavailable."""
+        return credentials.resolve(str(self), project_root())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = core_schema.str_schema(pattern=rf"^({'|'.join(credentials.KINDS)}):.", strict=True)
+        return core_schema.no_info_before_validator_function(
+            _no_clear_secret, core_schema.no_info_after_validator_function(cls, text)
+        )
+
+
+def _no_clear_secret(value: Any) -> Any:
+    if isinstance(value, str) and not credentials.is_reference(value):
+        if value:
+            Secret(value, "a secret given in clear")  # from now on it is masked wherever it turns up
+        raise ValueError(f"is not a reference to a secret; {credentials.HOW_TO}")
+    return value
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is no URL: it must begin with https:// and name a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must be the plain address, without user, password, query or fragment")
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("must be https: tokens are sent there")
+    return value.rstrip("/")
+
+
+def _path(value: Any) -> Any:
+    return below_project(value) if isinstance(value, str) and value else value
+
+
+def _node_path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path on the node")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+WorkstationPath = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str)]
+NodePath = Annotated[str, AfterValidator(_node_path)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$")]
+Name = Annotated[str, StringConstraints(min_length=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Role = Literal["rails", "sidekiq", "registry", "postgres"]
+TagName = Annotated[str, StringConstraints(pattern=r"^[^:\s]+:[^:\s]+$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class GitLabParameters(_Model):
+    """The site's GitLab: its API, and the tokens for its registry."""
+
+    url: Url
+    """The site's own external_url, as the workstation reaches it."""
+    token: SecretReference
+    """Reference to an administrator's personal access token (scopes api, admin_mode, read_registry, write_registry)."""
+    user: Name = "root"
+    """The user that the token belongs to."""
+    ca: WorkstationPath | None = None
+    """File with the certificate authorities to trust, on the workstation; without it, the system's."""
+
+
+class RegistryParameters(_Model):
+    """The site's container registry."""
+
+    url: Url
+    """The site's own registry_external_url. Not an address that two sites share."""
+    ca: WorkstationPath | None = None
+    """File with the certificate authorities to trust, on the workstation; without it, the system's."""
+
+
+class DatabaseParameters(_Model):
+    """The site's own, writable PostgreSQL database for registry metadata."""
+
+    host: Name
+    """Host name as the site's registry nodes reach it; also the name in its certificate."""
+    port: Port = 5432
+    name: Name = "registry"
+    user: Name = "registry"
+    password: SecretReference
+    """Reference to the password of `user`."""
+    sslmode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
+    """How TLS is checked, here and by the registry; anything below verify-full is shown as a warning."""
+    ca: WorkstationPath | None = None
+    """File with the database's certificate authority, on the workstation."""
+    node_sslrootcert: NodePath | None = None
+    """The same file on the registry nodes; this path goes into gitlab.rb."""
+    connect_host: Name | None = None
+    """Host that the workstation connects to, where it differs (a port forward); certificates are checked for `host`."""
+    connect_port: Port | None = None
+    """Port that the workstation connects to, where it differs."""
+
+
+class NodeParameters(_Model):
+    """One host of the site."""
+
+    name: Slug
+    roles: Annotated[list[Role], Field(min_length=1)]
+    """What runs there. A single-node site has all four."""
+    connection: Literal["local"] = "local"
+    """How the node is reached. local: georeg runs on the node itself, or its files lie below `root`."""
+    root: WorkstationPath | None = None
+    """Folder that the node's absolute paths lie below; empty on a real node."""
+    manual: bool = False
+    """Another tool owns this node's gitlab.rb: georeg shows what to change and waits for it to be attested."""
+
+
+class SiteParameters(_Model):
+    """One Geo site."""
+
+    name: Slug
+    """Short name, used in step ids: lower-case letters, digits and dashes."""
+    geo_name: Name | None = None
+    """The Geo site's name in GitLab (geo_node_name), where it differs from `name`."""
+    gitlab: GitLabParameters
+    registry: RegistryParameters
+    database: DatabaseParameters
+    nodes: Annotated[list[NodeParameters], Field(min_length=1)]
+    """Every host with registry, Rails or Sidekiq; the first one with a role is used for that role's commands."""
+
+    @property
+    def geo_site_name(self) -> str:
+        """The name that GitLab knows the site by."""
+        return self.geo_name or self.name
+
+
+class SitesFile(_Model):
+    """The inventory: the primary site and its secondaries."""
+
+    primary: SiteParameters
+    secondaries: Annotated[list[SiteParameters], Field(min_length=1)]
+
+    @cached_property
+    def sites(self) -> list[SiteParameters]:
+        """The primary first, then the secondaries."""
+        return [self.primary, *self.secondaries]
+
+
+class ScenarioParameters(_Model):
+    """What every scenario takes."""
+
+    sites: Name
+    """The sites file, from the working directory, else from the project's root."""
+    approve: list[Name] = []
+    """Approved beforehand: all, a section, a step, a full step id, or id@plan-digest. Empty: a plan, no change."""
+    attest: dict[str, Name] = {}
+    """Manual steps that were done, each with who and what: {"step": "text"}."""
+    take_over: str = ""
+    """Id of the run whose site locks are taken over."""
+    resume: str = ""
+    """Id of the run whose record is continued."""
+
+
+class MigrateLegacyParameters(ScenarioParameters):
+    """Scenario migrate-legacy: both sites' legacy metadata into their own PostgreSQL databases."""
+
+    import_method: Literal["one-step", "auto"] = "one-step"
+    """How metadata are imported; auto decides by size, and is one-step for now."""
+    accept_losses: list[TagName] = []
+    """Tags, as path:tag, that may be left behind because the importer cannot bring them over."""
+    read_only_limit_minutes: Annotated[int, Field(ge=1)] = 120
+    """A read-only window that is predicted to last longer is not opened."""
+    canary_project: str = ""
+    """Path of a project that a small test image may be pushed to, to measure the replication; empty: none."""
+
+    @property
+    def method(self) -> Literal["one-step"]:
+        """The import method that is used."""
+        return "one-step"
+
+
+SCENARIOS: dict[str, type[ScenarioParameters]] = {"migrate-legacy": MigrateLegacyParameters}
