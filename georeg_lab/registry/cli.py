@@ -8,12 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from georeg_lab.registry import PACKAGE, VERSION
-from georeg_lab.registry.cli_flags import Command, Flag, Parsed, UsageError, parse, usage
-
-
-class CommandError(Exception):
-    """A command failed: the message goes to stderr, the exit code is 1."""
-
+from georeg_lab.registry.cli_flags import Command, CommandError, Flag, Parsed, UsageError, parse, usage
 
 _DRY_RUN = Flag("dry-run", "d", "bool", "do not commit changes to the database")
 _LIMITS = (
@@ -175,18 +170,18 @@ def _import(parsed: Parsed, argv0: str) -> int:
 
 def _migrate(action: str) -> Callable[[Parsed, str], int]:
     def command(parsed: Parsed, argv0: str) -> int:
-        from georeg_lab.registry import migrations_command
+        from georeg_lab.registry.migrations_command import run
 
-        return migrations_command.run(action, parsed)
+        return run(action, parsed)
 
     return command
 
 
 def _background(action: str) -> Callable[[Parsed, str], int]:
     def command(parsed: Parsed, argv0: str) -> int:
-        from georeg_lab.registry import migrations_background
+        from georeg_lab.registry.migrations_background import run
 
-        return migrations_background.run(action, parsed)
+        return run(action, parsed)
 
     return command
 

@@ -14,6 +14,10 @@ from georeg_lab.registry import durations
 Kind = Literal["bool", "int", "string", "duration"]
 
 
+class CommandError(Exception):
+    """A command failed: the message goes to stderr, the exit code is 1."""
+
+
 class UsageError(Exception):
     """A flag is wrong: the message is followed by the command's usage."""
 

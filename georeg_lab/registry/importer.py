@@ -1,25 +1,23 @@
 """`registry database import`: what the three steps do to database and lockfiles.
 
-Source: registry 1.5, 1.6, 3.1, 6. Each step refuses, skips and fails where the real program was seen to do so; the texts
-are its own."""
+Source: registry 1.5, 1.6, 3.1, 6. Each step refuses, skips and fails where the real program was seen to do so, with its
+texts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from georeg_lab.registry import digests, durations, storage
 from georeg_lab.registry.db import DatabaseError, Queries
 from georeg_lab.registry.import_log import Logger
+from georeg_lab.registry.importer_errors import FAILED, FATAL, ImportFailedError, VanishedError, failing
 from georeg_lab.registry.importer_images import ImageImport, ManifestSkipError
 from georeg_lab.registry.importer_manifests import (
     DIGEST_SKIPPED,
     ManifestEmptyError,
-    ManifestMalformedError,
     ManifestSchema1Error,
     ManifestUnknownError,
     RepositoryFiles,
@@ -37,28 +35,6 @@ TAGS_PRESENT = (
     "https://docs.gitlab.com/ee/administration/packages/container_registry_metadata_database.html#troubleshooting"
 )
 BLOB_BATCH = 500
-
-
-class ImportFailedError(Exception):
-    """The import ended; the message follows `failed to import metadata: `."""
-
-
-class VanishedError(ImportFailedError):
-    """The repository went away during the walk: it is skipped."""
-
-
-FATAL: tuple[type[Exception], ...] = (StorageError, digests.DigestError, DatabaseError, ManifestMalformedError)
-
-
-@contextmanager
-def failing(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors into ImportFailedError with `<prefix>: ` before their text."""
-    try:
-        yield
-    except VanishedError:
-        raise
-    except (ImportFailedError, *FATAL, *kinds) as error:
-        raise ImportFailedError(f"{prefix}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -131,7 +107,7 @@ class Importer:
         started = time.monotonic()
         try:
             step()
-        except (ImportFailedError, *FATAL) as error:
+        except FAILED as error:
             setattr(self.statistics, f"{name}_error", str(error))
             raise ImportFailedError(f"{prefix}: {error}") from None
         finally:
@@ -175,7 +151,7 @@ class Importer:
             self.statistics.repositories_count += 1
             try:
                 self._pre_import_tags(repository, log, tagged)
-            except (ImportFailedError, *FATAL) as error:
+            except FAILED as error:
                 counted.error("pre importing tagged manifests", error=str(error))
                 if isinstance(error, VanishedError):
                     continue
@@ -232,7 +208,7 @@ class Importer:
             return False
         if manifest.children or manifest.is_list:
             log.info("pre-importing manifest list")
-            with failing("pre importing manifest list", ImportFailedError, *FATAL):
+            with failing("pre importing manifest list"):
                 try:
                     images.add(manifest)
                 except ManifestSkipError:
@@ -267,7 +243,7 @@ class Importer:
     def _step_two(self) -> None:
         try:
             self._import_repositories()
-        except (ImportFailedError, *FATAL) as error:
+        except FAILED as error:
             try:
                 self._restore_lockfiles()
             except ImportFailedError as second:
@@ -317,7 +293,7 @@ class Importer:
                 self._import_repository(path, tagged)
                 if not self.options.dry_run:
                     self.queries.execute("COMMIT")
-            except (ImportFailedError, *FATAL) as error:
+            except FAILED as error:
                 if not self.options.dry_run:
                     self.queries.execute("ROLLBACK")
                     self.store.forget()
@@ -428,8 +404,3 @@ def _now() -> datetime:
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def describe(error: Any) -> str:
-    """The text of a failure on stderr."""
-    return f"failed to import metadata: {error}"

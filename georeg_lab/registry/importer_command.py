@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from georeg_lab.registry import db, import_log
-from georeg_lab.registry.cli import CommandError
-from georeg_lab.registry.cli_flags import Parsed
+from georeg_lab.registry.cli_flags import CommandError, Parsed
 from georeg_lab.registry.config import Config, load
-from georeg_lab.registry.importer import Importer, ImportFailedError, Options, describe
+from georeg_lab.registry.importer import Importer, Options
+from georeg_lab.registry.importer_errors import ImportFailedError
 from georeg_lab.registry.importer_progress import Progress, Silent, Spinner
 from georeg_lab.registry.storage import Storage
 
@@ -95,7 +95,7 @@ def _open_log(folder: str) -> tuple[Path, TextIO]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         reason = f"opening log file: open {path}: {(error.strerror or str(error)).lower()}"
-        raise CommandError(describe(reason)) from None
+        raise CommandError(f"failed to import metadata: {reason}") from None
     return path, os.fdopen(descriptor, "a")
 
 
@@ -103,4 +103,4 @@ def _import(files: Storage, queries: db.Queries, options: Options, log: import_l
     try:
         Importer(files, queries, options, log, progress).run()
     except ImportFailedError as error:
-        raise CommandError(describe(error)) from None
+        raise CommandError(f"failed to import metadata: {error}") from None

@@ -1,6 +1,6 @@
 """Progress bars of an import that logs to a file: redrawn with carriage returns, also in a pipe.
 
-Source: registry 1.6 and the recorded output. Unlike the real one, the spinner turns when something is drawn, not by time.
+Source: registry 1.6 and the recorded output. The spinner turns when something is drawn, not by time as the real one.
 """
 
 from __future__ import annotations

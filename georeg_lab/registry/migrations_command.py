@@ -10,8 +10,7 @@ import time
 from datetime import UTC, datetime
 
 from georeg_lab.registry import db, durations, schema, tables
-from georeg_lab.registry.cli import CommandError
-from georeg_lab.registry.cli_flags import Parsed
+from georeg_lab.registry.cli_flags import CommandError, Parsed
 from georeg_lab.registry.config import Config, load
 from georeg_lab.registry.import_log import Logger
 from georeg_lab.registry.migrations import MigrationError, Migrator
