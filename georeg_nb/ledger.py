@@ -195,10 +195,11 @@ class _Reading:
     def __init__(self) -> None:
         self.attempts = 0
         self.changed: dict[str, int] = {}  # step: the attempt that did it
+        self.declared: list[Entry] = []
         self.new_attempt({})
 
     def new_attempt(self, entry: Entry) -> None:
-        self.declared: list[Entry] = list(entry.get("steps", ()))
+        self.declared = list(entry.get("steps", ()))
         self.outcomes: dict[str, Entry] = {}
         self.started: dict[str, Entry] = {}
         self.checks: dict[tuple[str, str, str], Entry] = {}
@@ -217,6 +218,9 @@ class _Reading:
     def on_run_opened(self, entry: Entry) -> None:
         self.attempts = int(entry.get("attempt", self.attempts + 1))
         self.new_attempt(entry)
+
+    def on_runner_started(self, entry: Entry) -> None:
+        self.new_attempt({"steps": self.declared})
 
     def on_parameters_wrong(self, entry: Entry) -> None:
         self.errors[""] = entry
@@ -340,7 +344,7 @@ class _Reading:
             add(1, "the run did not reach its summary")
         elif not codes and self.approving and unreached:
             add(5, "not reached: " + ", ".join(unreached))
-        if self.runner_error and not codes.keys() - {5}:
+        if self.runner_error and not codes.keys() - {1, 5}:
             add(int(self.runner_error.get("exit_code", 1)), str(self.runner_error["error"]))
         problems = [text for code in _GRAVEST_FIRST for text in codes.get(code, ())]
         return next((code for code in _GRAVEST_FIRST if code in codes), 0), problems

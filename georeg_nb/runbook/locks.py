@@ -49,10 +49,11 @@ def _process(pid: int) -> dict[str, str]:
     """What tells a process from a later one with the same number: boot and start time. Empty when there is none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return {}
-    return {"boot": boot, "started": started}
+    # A process that ended and that nobody has asked for its status yet is no holder any more.
+    return {} if fields[0] in "ZX" else {"boot": boot, "started": fields[19]}
 
 
 class SiteLocks:

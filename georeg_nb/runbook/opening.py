@@ -11,8 +11,7 @@ from typing import Any
 from georeg_nb.display import Block, Document, Facts, Headline
 from georeg_nb.errors import ParametersError
 from georeg_nb.ledger import Ledger
-from georeg_nb.records import Record
-from georeg_nb.records.record import RUN_ID
+from georeg_nb.records import RUN_ID, Record
 from georeg_nb.redaction import install_in_kernel
 from georeg_nb.runbook.model import Scenario
 from georeg_nb.runbook.reporter import Reporter

@@ -13,8 +13,19 @@ from georeg_nb.records import Record
 from georeg_nb.redaction import redact
 from georeg_nb.runbook.buttons import someone_is_there
 
-_STEP = 0.1
-"""Without a terminal a line is written when a fraction has grown by this much."""
+
+class Thinning:
+    """Tells news from repetition: another text, or a fraction that has grown by `step`."""
+
+    def __init__(self, step: float) -> None:
+        self.step = step
+        self._last: tuple[str, str, int] | None = None
+
+    def news(self, site: str, text: str, fraction: float | None) -> bool:
+        now = (site, text, -1 if fraction is None else int(fraction / self.step + 1e-9))
+        changed = now != self._last
+        self._last = now
+        return changed
 
 
 class Reporter:
@@ -24,7 +35,8 @@ class Reporter:
         self.record = record
         self.on_progress: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._last: tuple[str, str, float] | None = None
+        self._fine = Thinning(0.01)
+        self._coarse = Thinning(0.1)
         self._handle: Any = None
         # Our runner shows progress on its own terminal, from the record: the notebook stays free of it.
         self._runner_shows = bool(os.environ.get("GEOREG_RUN")) and not someone_is_there()
@@ -43,18 +55,15 @@ class Reporter:
     def progress(self, site: str, text: str, fraction: float | None = None) -> None:
         """Tell how far something is; the same again, or hardly further, is not told twice."""
         self.on_progress()
-        with self._lock:
-            step = -1.0 if fraction is None else int(fraction / _STEP) * _STEP
-            if (site, text, step) == self._last:
-                return
-            self._last = (site, text, step)
-        self.record.progress(site, text, fraction)
         line = progress_line(site, text, fraction)
-        if self._handle is not None:
-            self._handle.update(Document("progress", [Text(line)]))
-        elif self._aloud:
-            sys.stdout.write(redact(line) + "\n")
-            sys.stdout.flush()
+        with self._lock:
+            if self._fine.news(site, text, fraction):
+                self.record.progress(site, text, fraction)
+                if self._handle is not None:
+                    self._handle.update(Document("progress", [Text(line)]))
+            if self._aloud and self._coarse.news(site, text, fraction):
+                sys.stdout.write(redact(line) + "\n")
+                sys.stdout.flush()
 
     def watch(self, *, aloud: bool = True) -> None:
         """From now on until `rest`: one live line in the running cell where a person sees it, else printed lines.
@@ -72,7 +81,6 @@ class Reporter:
         if self._handle is not None:
             self._handle.update(Document("progress", []))
         self._handle = None
-        self._last = None
         self._aloud = False
 
 
