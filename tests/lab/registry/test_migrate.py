@@ -1,0 +1,264 @@
+"""Migrations against the recorded commands, and the schema they make against the recorded columns."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from georeg_lab.postgres import Cluster
+from georeg_lab.registry import cli, db, migrations, schema
+from georeg_lab.registry.config import Database
+
+DATA = Path(__file__).resolve().parents[2] / "data/registry"
+CASES: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "cli.jsonl").read_text().splitlines()]
+TMPL0 = list(range(27, 56))
+FULL1 = list(range(56, 62))
+FULL2 = list(range(62, 65))
+UNKNOWN_ID = "20990101000000_from_the_future"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def config_path(postgres_database: Any, tmp_path: Path) -> str:
+    path = tmp_path / "config.yml"
+    database = postgres_database
+    settings = {
+        "host": database.host,
+        "port": database.port,
+        "user": database.user,
+        "password": database.password,
+        "dbname": database.name,
+        "sslmode": "disable",
+    }
+    path.write_text(json.dumps({"version": "0.1", "database": settings}))
+    return str(path)
+
+
+def run(argv: list[str], stdin: str = "") -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO(stdin))
+        status = cli.main(argv)
+    return status, out.getvalue(), err.getvalue()
+
+
+def plain(text: str) -> str:
+    """Times and durations as in the recordings; cells with a time are ragged there, so blanks and borders shrink."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})? \+0000 UTC", "{time}", text)
+    text = re.sub(r'time="[^"]*"', 'time="{time}"', text)
+    text = re.sub(r" in [\d.]+m?s$", " in {duration}", text, flags=re.M)
+    if "{time}" in text:
+        text = re.sub(r" +│", " │", re.sub(r"─+", "─", re.sub(r"│ +(MIGRATION|APPLIED)", r"│ \1", text)))
+    return text
+
+
+def replay(number: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[number]
+    for name, value in case["env"].items():
+        monkeypatch.setenv(name, path if name == "REGISTRY_CONFIGURATION_PATH" else value)
+    argv = [path if "{work}" in word else word for word in case["argv"][1:]]
+    status, out, err = run(argv, case.get("stdin") or "")
+    for name in case["env"]:
+        monkeypatch.delenv(name)
+    assert (status, plain(out), plain(err)) == (case["exit"], plain(case["stdout"]), plain(case["stderr"])), number
+
+
+def test_step_by_step(config_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in TMPL0:
+        replay(number, config_path, monkeypatch)
+
+
+def test_unknown_migration(config_path: str, postgres_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in FULL1:
+        if number == 58:
+            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
+                connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (UNKNOWN_ID,))
+        if number == 61:
+            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
+                connection.execute("DELETE FROM schema_migrations WHERE id = %s", (UNKNOWN_ID,))
+        replay(number, config_path, monkeypatch)
+
+
+def test_down_takes_everything_away(config_path: str, postgres_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in FULL2:
+        replay(number, config_path, monkeypatch)
+        if number == 63:
+            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
+                left = connection.execute(
+                    "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+                    "WHERE nspname IN ('public', 'partitions') AND relkind IN ('r', 'p', 'S') ORDER BY 1"
+                ).fetchall()
+                functions = connection.execute(
+                    "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+                ).fetchone()
+            assert [row[0] for row in left] == ["post_deploy_schema_migrations", "schema_migrations"]
+            assert functions == (0,)
+
+
+def test_a_failure_keeps_what_was_applied(config_path: str, postgres_database: Any) -> None:
+    assert run(["database", "migrate", "up", "-n", "2", config_path])[0] == 0
+    with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE blobs (x int)")
+    status, _, err = run(["database", "migrate", "up", config_path])
+    assert status == 1
+    failed = "20210503150607_create_blobs_table"
+    text = f'applying migration {failed}: ERROR: relation "blobs" already exists (SQLSTATE 42P07) handling {failed}'
+    assert err.splitlines()[-1] == f"failed to run database migrations: {text}"
+    assert run(["database", "migrate", "version", config_path])[1].splitlines() == [
+        "pre-deployment:20210503150438_seed_media_types_table",
+        "post-deployment:Unknown",
+    ]
+
+
+# --- the schema
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres_server: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    name = "test_schema"
+    postgres_server.create_database(name, postgres_server.superuser)
+    settings = Database(
+        host="127.0.0.1",
+        port=postgres_server.port,
+        user=postgres_server.superuser,
+        password=postgres_server.password,
+        dbname=name,
+        sslmode="disable",
+    )
+    with db.connect(settings) as connection:
+        migrations.apply_all(db.Queries(connection))
+        yield connection
+    postgres_server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_columns_are_the_recorded_ones(migrated: psycopg.Connection[Any]) -> None:
+    with (DATA / "columns.csv").open() as file:
+        recorded = {tuple(row.values()) for row in csv.DictReader(file)}
+    found = migrated.execute(
+        "SELECT table_name, column_name, data_type, CASE is_nullable WHEN 'YES' THEN 'y' ELSE 'n' END, "
+        "CASE WHEN column_default IS NOT NULL OR is_identity = 'YES' THEN 'y' ELSE 'n' END "
+        "FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    assert set(found.fetchall()) == recorded
+
+
+def test_partitions_and_indexes(migrated: psycopg.Connection[Any]) -> None:
+    tables = migrated.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'partitions'").fetchall()
+    expected = {f"{table}_p_{n}" for table in schema.PARTITIONED_TABLES for n in range(schema.PARTITIONS)}
+    assert {row[0] for row in tables} == expected
+    count = migrated.execute("SELECT count(*) FROM pg_indexes WHERE schemaname = 'partitions'").fetchone()
+    assert count == (2112,)
+
+
+def test_seeds(migrated: psycopg.Connection[Any]) -> None:
+    found = migrated.execute("SELECT media_type FROM media_types ORDER BY id").fetchall()
+    assert tuple(row[0] for row in found) == schema.media_types()
+    assert len(found) == 103
+    background = migrated.execute("SELECT status, count(*) FROM batched_background_migrations GROUP BY 1").fetchall()
+    assert background == [(1, 65)]
+    assert migrated.execute("SELECT count(*) FROM gc_review_after_defaults").fetchone() == (7,)
+
+
+def test_every_id_is_known_once() -> None:
+    pre, post = (schema.ids(kind) for kind in schema.KINDS)
+    assert (len(pre), len(post)) == (184, 10)
+    assert len({*pre, *post}) == 194
+    assert set(schema.changes()) <= {*pre, *post}
+
+
+@pytest.fixture
+def rows(migrated: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """One repository with a list, its child and a tag; gone afterwards."""
+    with migrated.transaction(force_rollback=True):
+        migrated.execute("INSERT INTO top_level_namespaces (id, name) VALUES (1, 'a')")
+        migrated.execute("INSERT INTO repositories (id, top_level_namespace_id, name, path) VALUES (1, 1, 'b', 'a/b')")
+        migrated.execute("INSERT INTO blobs (digest, media_type_id, size) VALUES ('\\x01c0', 1, 5), ('\\x01a1', 1, 6)")
+        migrated.execute(
+            "INSERT INTO manifests (id, top_level_namespace_id, repository_id, schema_version, media_type_id, digest, "
+            "payload, total_size, configuration_blob_digest, configuration_media_type_id, subject_id) VALUES "
+            "(1, 1, 1, 2, 3, '\\x01e1', '{}', 0, NULL, NULL, NULL), "
+            "(2, 1, 1, 2, 3, '\\x01e2', '{}', 9, '\\x01c0', 5, 1)"
+        )
+        migrated.execute(
+            "INSERT INTO layers (top_level_namespace_id, repository_id, manifest_id, digest, size, media_type_id) "
+            "VALUES (1, 1, 2, '\\x01a1', 6, 1)"
+        )
+        migrated.execute(
+            "INSERT INTO manifest_references (top_level_namespace_id, repository_id, parent_id, child_id) "
+            "VALUES (1, 1, 1, 2)"
+        )
+        migrated.execute(
+            "INSERT INTO tags (top_level_namespace_id, repository_id, manifest_id, name) VALUES (1, 1, 1, 't')"
+        )
+        yield migrated
+
+
+def queue(connection: psycopg.Connection[Any], table: str, key: str) -> dict[Any, str]:
+    return dict(connection.execute(f"SELECT {key}, event FROM {table}").fetchall())
+
+
+def manifests(connection: psycopg.Connection[Any]) -> dict[Any, str]:
+    return queue(connection, "gc_manifest_review_queue", "manifest_id")
+
+
+def blobs(connection: psycopg.Connection[Any]) -> dict[Any, str]:
+    return queue(connection, "gc_blob_review_queue", "encode(digest, 'hex')")
+
+
+def test_inserts_are_queued(rows: psycopg.Connection[Any]) -> None:
+    assert blobs(rows) == {"01c0": "blob_upload", "01a1": "blob_upload"}
+    assert manifests(rows) == {1: "manifest_upload", 2: "manifest_upload"}
+    assert rows.execute("SELECT encode(digest, 'hex'), manifest_id FROM gc_blobs_configurations").fetchall() == [
+        ("01c0", 2)
+    ]
+    assert rows.execute("SELECT encode(digest, 'hex') FROM gc_blobs_layers").fetchall() == [("01a1",)]
+    assert rows.execute("SELECT count(*) FROM gc_tmp_blobs_manifests").fetchone() == (2,)
+    assert rows.execute("SELECT DISTINCT media_type_id_convert_to_bigint FROM manifests").fetchall() == [(3,)]
+    jitter = rows.execute(
+        "SELECT min(review_after) - now(), max(review_after) - now() FROM gc_blob_review_queue"
+    ).fetchone()
+    assert jitter
+    assert all(86400 + 5 <= value.total_seconds() <= 86400 + 60 for value in jitter)
+
+
+def test_moving_and_deleting_a_tag_queues_its_manifest(rows: psycopg.Connection[Any]) -> None:
+    rows.execute("UPDATE tags SET manifest_id = 2")
+    assert manifests(rows) == {1: "tag_switch", 2: "manifest_upload"}
+    rows.execute("DELETE FROM tags")
+    assert manifests(rows) == {1: "tag_switch", 2: "tag_delete"}
+
+
+def test_deleting_a_list_queues_its_children(rows: psycopg.Connection[Any]) -> None:
+    rows.execute("DELETE FROM manifest_references")
+    assert manifests(rows) == {1: "manifest_upload", 2: "manifest_list_delete"}
+
+
+def test_deleting_a_manifest_queues_config_layers_and_subject(rows: psycopg.Connection[Any]) -> None:
+    rows.execute("DELETE FROM manifest_references")
+    rows.execute("DELETE FROM manifests WHERE id = 2")
+    assert blobs(rows) == {"01c0": "manifest_delete", "01a1": "layer_delete"}
+    assert manifests(rows) == {1: "manifest_delete"}
+    assert rows.execute("SELECT (SELECT count(*) FROM gc_blobs_layers), (SELECT count(*) FROM layers)").fetchone() == (
+        0,
+        0,
+    )
+
+
+def test_a_referenced_child_cannot_go(rows: psycopg.Connection[Any]) -> None:
+    with pytest.raises(psycopg.errors.ForeignKeyViolation), rows.transaction():
+        rows.execute("DELETE FROM manifests WHERE id = 2")
+
+
+def test_truncating_tags_queues_nothing(rows: psycopg.Connection[Any]) -> None:
+    rows.execute("TRUNCATE tags")
+    assert manifests(rows) == {1: "manifest_upload", 2: "manifest_upload"}
