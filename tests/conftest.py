@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from postgres_server import Database, postgres_database, postgres_server
 
 from georeg_lab.layout import Ports
 from georeg_lab.postgres import EPHEMERAL_START, port_is_free
 from georeg_lab.sites import LabSites
+
+__all__ = ["Database", "postgres_database", "postgres_server"]
 
 
 def free_base_port() -> int:

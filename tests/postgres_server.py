@@ -1,4 +1,4 @@
-"""Fixtures for the lab's tests: one PostgreSQL server per session (and xdist worker), a fresh database per test."""
+"""Fixtures: one PostgreSQL server per session (and xdist worker), a fresh database per test."""
 
 from __future__ import annotations
 

@@ -1,0 +1,301 @@
+"""A site's registry metadata database, read over PostgreSQL's own protocol.
+
+Connections are read-only unless a method says that it writes. Sites are compared by repository path, tag name and
+manifest digest alone: ids, partitions and times are local to each database.
+Source: registry 4, 8; procedures 2.3, 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from georeg_nb.errors import DatabaseRefused
+from georeg_nb.parameters import DatabaseParameters
+
+CONNECT_SECONDS = 10
+# Why these: the planner takes the three-column joins for one-row joins and probes 64 partition indexes per tag.
+# Source: registry 8.
+_SESSION: LiteralString = """
+    SET default_transaction_read_only = on; SET jit = off; SET work_mem = '64MB'; SET statement_timeout = '10min';
+    SET enable_partitionwise_join = on; SET enable_partitionwise_aggregate = on; SET enable_nestloop = off
+"""
+_TAGS: LiteralString = """
+    FROM tags t JOIN manifests m ON m.top_level_namespace_id = t.top_level_namespace_id
+        AND m.repository_id = t.repository_id AND m.id = t.manifest_id
+"""
+_FINGERPRINT: LiteralString = """
+    sha256(string_agg(convert_to(t.name || '@', 'UTF8') || m.digest, ''::bytea ORDER BY t.name COLLATE "C"))
+"""
+_DIGEST: LiteralString = """(CASE get_byte(m.digest, 0) WHEN 1 THEN 'sha256:' ELSE 'sha512:' END)
+    || encode(substring(m.digest FROM 2), 'hex')"""
+# Aggregate tags with manifests first and join repositories to the result, never before (registry 8).
+_REPOSITORIES: LiteralString = f"""
+    SELECT r.path, x.tags, encode(x.f, 'hex')
+    FROM (SELECT t.top_level_namespace_id ns, t.repository_id repo, count(*) tags, {_FINGERPRINT} f
+        {_TAGS} GROUP BY 1, 2) x
+    JOIN repositories r ON r.top_level_namespace_id = x.ns AND r.id = x.repo
+"""
+_BUCKET: LiteralString = "get_byte(sha256(convert_to(t.name, 'UTF8')), 0)"
+_OF_REPOSITORY: LiteralString = """
+    WHERE (t.top_level_namespace_id, t.repository_id) = (
+        SELECT top_level_namespace_id, id FROM repositories WHERE path = %(path)s)
+"""
+_BROKEN: dict[str, LiteralString] = {
+    "its configuration blob is not linked to the repository": """
+        m.configuration_blob_digest IS NOT NULL AND NOT EXISTS (SELECT FROM repository_blobs b
+            WHERE b.top_level_namespace_id = m.top_level_namespace_id AND b.repository_id = m.repository_id
+            AND b.blob_digest = m.configuration_blob_digest)""",
+    "a layer is not linked to the repository": """
+        EXISTS (SELECT FROM layers l WHERE l.top_level_namespace_id = m.top_level_namespace_id
+            AND l.repository_id = m.repository_id AND l.manifest_id = m.id
+            AND NOT EXISTS (SELECT FROM repository_blobs b
+            WHERE b.top_level_namespace_id = l.top_level_namespace_id AND b.repository_id = l.repository_id
+            AND b.blob_digest = l.digest))""",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Facts of the server and of the account's rights. `version` is PostgreSQL's number, e.g. 170010."""
+
+    version: int
+    in_recovery: bool
+    read_only_by_default: bool
+    system_identifier: str
+    owner: str
+    may_create: bool
+    bytea_output: str
+    tls: bool
+    tls_version: str
+
+    @property
+    def version_text(self) -> str:
+        return f"{self.version // 10000}.{self.version % 10000}"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A number of tags and one fingerprint over all of them: equal fingerprints mean equal (tag, digest) sets."""
+
+    tags: int
+    fingerprint: str
+
+
+class MetadataDB:
+    """The registry's database of one site. `site` is for messages."""
+
+    def __init__(self, parameters: DatabaseParameters, *, site: str = "") -> None:
+        self.parameters = parameters
+        self.site = site
+
+    @property
+    def address(self) -> str:
+        """host:port/name, for messages."""
+        return f"{self.parameters.host}:{self.parameters.port}/{self.parameters.name}"
+
+    @contextmanager
+    def connect(self, *, write: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection; read-only, tuned for whole-registry queries, unless `write`. Raises DatabaseRefused."""
+        try:
+            with psycopg.connect(**self._options(), autocommit=not write) as connection:
+                if not write:
+                    connection.execute(_SESSION)
+                yield connection
+        except psycopg.Error as error:
+            raise self._refused(error) from None
+
+    def _options(self) -> dict[str, Any]:
+        p = self.parameters
+        options: dict[str, Any] = {
+            "host": p.host,
+            "port": p.connect_port or p.port,
+            "dbname": p.name,
+            "user": p.user,
+            "password": p.password.resolve().reveal(),
+            "sslmode": p.sslmode,
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": "georeg",
+        }
+        if p.connect_host:
+            options["hostaddr"] = p.connect_host  # the real name stays in `host`, where TLS checks it
+        if p.ca:
+            options["sslrootcert"] = str(p.ca)
+        return options
+
+    def _refused(self, error: psycopg.Error) -> DatabaseRefused:
+        state = error.sqlstate or ""
+        text = str(error).strip().splitlines()
+        message = " ".join(dict.fromkeys(line.strip() for line in text if line.strip()))
+        remedy = _REMEDIES.get(state, "") or next((r for words, r in _REMEDIES_BY_TEXT.items() if words in message), "")
+        return DatabaseRefused(
+            f"the registry database {self.address} refuses: {message}", sqlstate=state, remedy=remedy, site=self.site
+        )
+
+    def rows(self, statement: LiteralString | sql.Composed, values: Any = None) -> list[Any]:
+        """All rows of one reading statement, as tuples. Raises DatabaseRefused."""
+        with self.connect() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def value(self, statement: LiteralString | sql.Composed, values: Any = None) -> Any:
+        """The first column of the first row of one reading statement; None without a row. Raises DatabaseRefused."""
+        rows = self.rows(statement, values)
+        return rows[0][0] if rows else None
+
+    def server(self) -> Server:
+        """Facts of the server. Raises DatabaseRefused. Source: procedures 2.3 "Prerequisites"."""
+        (row,) = self.rows("""
+            SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
+                (SELECT coalesce((SELECT option_value FROM pg_db_role_setting s, pg_options_to_table(ARRAY(
+                    SELECT unnest(setconfig))) WHERE s.setdatabase = (SELECT oid FROM pg_database
+                    WHERE datname = current_database()) AND option_name = 'default_transaction_read_only' LIMIT 1),
+                    (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'))) = 'on',
+                (SELECT system_identifier::text FROM pg_control_system()),
+                (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()),
+                has_schema_privilege(current_user, 'public', 'CREATE'), current_setting('bytea_output'),
+                (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()),
+                coalesce((SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()), '')
+        """)
+        return Server(*row)
+
+    def tables(self) -> frozenset[str]:
+        """Tables of schema public, without partitions."""
+        with self.connect() as connection:
+            rows = connection.execute("""
+                SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p')""").fetchall()
+        return frozenset(name for (name,) in rows)
+
+    def migrations(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Applied migrations, before and after deployment, from the tables: `migrate status` writes (registry 1.2)."""
+        there = self.tables()
+        with self.connect() as connection:
+            sets = [
+                frozenset(
+                    row[0] for row in connection.execute(sql.SQL("SELECT id FROM {}").format(sql.Identifier(table)))
+                )
+                if table in there
+                else frozenset()
+                for table in ("schema_migrations", "post_deploy_schema_migrations")
+            ]
+        return sets[0], sets[1]
+
+    def count(self, table: str) -> int:
+        """Rows of a table; 0 where the table does not exist."""
+        if table not in self.tables():
+            return 0
+        return int(self.value(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))))
+
+    def counts(self, tables: Sequence[str] = ("repositories", "manifests", "blobs", "tags")) -> dict[str, int]:
+        """Rows of several tables."""
+        return {table: self.count(table) for table in tables}
+
+    def import_statistics(self) -> list[dict[str, Any]]:
+        """What earlier imports left: one row per command that ended, oldest first. Source: registry 4.2."""
+        if "import_statistics" not in self.tables():
+            return []
+        with self.connect() as connection:
+            cursor = connection.execute("SELECT * FROM import_statistics ORDER BY id")
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def repositories(self) -> dict[str, Bucket]:
+        """Repository path → fingerprint over its tags. Repositories without tags are left out."""
+        return self._buckets(_REPOSITORIES)
+
+    def tag_buckets(self, repository: str) -> dict[str, Bucket]:
+        """Bucket ("0" … "255", by a hash of the tag's name) → fingerprint, of one repository."""
+        query: LiteralString = (
+            f"SELECT {_BUCKET}::text, count(*), encode({_FINGERPRINT}, 'hex') {_TAGS} {_OF_REPOSITORY} GROUP BY 1"
+        )
+        return self._buckets(query, {"path": repository})
+
+    def repository_tags(self, repository: str, buckets: Sequence[str] | None = None) -> dict[str, str]:
+        """Tag → digest ("sha256:…") of one repository, or of some of its buckets."""
+        query: LiteralString = f"""
+            SELECT t.name, {_DIGEST} {_TAGS} {_OF_REPOSITORY}"""
+        values: dict[str, Any] = {"path": repository}
+        if buckets is not None:
+            query = query + f" AND {_BUCKET}::text = ANY(%(buckets)s)"
+            values["buckets"] = [*buckets]
+        with self.connect() as connection:
+            connection.execute("RESET enable_nestloop")  # one repository lies in one partition
+            return dict(connection.execute(query, values).fetchall())
+
+    def tags(self) -> list[tuple[str, str, str]]:
+        """(repository, tag, digest) of everything: for comparing with a snapshot. Empty where there is no schema."""
+        if "tags" not in self.tables():
+            return []
+        query: LiteralString = f"""
+            SELECT r.path, t.name, {_DIGEST} {_TAGS}
+            JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id"""
+        return self.rows(query)
+
+    def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
+        """(repository, tag) of tags made or moved since then. Never a ground for equality: times are local."""
+        query: LiteralString = f"""
+            SELECT r.path, t.name {_TAGS}
+            JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id
+            WHERE greatest(t.created_at, t.updated_at) > %(moment)s"""
+        return {(path, tag) for path, tag in self.rows(query, {"moment": moment})}
+
+    def broken_manifests(self) -> list[dict[str, str]]:
+        """Manifests that are there but cannot be pulled whole: repository, digest, cause. Source: registry 8 (d)."""
+        found = []
+        with self.connect() as connection:
+            for cause, condition in _BROKEN.items():
+                query: LiteralString = f"""
+                    SELECT r.path, 'sha256:' || encode(substring(m.digest FROM 2), 'hex') FROM manifests m
+                    JOIN repositories r ON r.id = m.repository_id
+                        AND r.top_level_namespace_id = m.top_level_namespace_id
+                    WHERE {condition} ORDER BY r.path COLLATE "C" """
+                found += [
+                    {"repository": path, "digest": digest, "cause": cause} for path, digest in connection.execute(query)
+                ]
+        return found
+
+    def truncate_tags(self) -> None:
+        """WRITES: empty the table `tags`, so that a failed import can be run again.
+
+        The caller has proved that this database was never in use: tags that were pushed into it would be gone.
+        Source: procedures 2.6 "After a failure".
+        """
+        with self.connect(write=True) as connection:
+            connection.execute("TRUNCATE TABLE tags RESTART IDENTITY CASCADE")
+
+    def _buckets(self, query: LiteralString, values: Any = None) -> dict[str, Bucket]:
+        if "tags" not in self._known_tables:
+            return {}
+        with self.connect() as connection:
+            return {name: Bucket(int(count), print_) for name, count, print_ in connection.execute(query, values)}
+
+    @cached_property
+    def _known_tables(self) -> frozenset[str]:
+        return self.tables()
+
+
+_REMEDIES = {
+    "28P01": "correct the password that the sites file refers to, or the role's: ALTER ROLE … PASSWORD",
+    "28000": "allow this user and address in pg_hba.conf, and reload PostgreSQL",
+    "3D000": "create the database: CREATE DATABASE registry OWNER registry (procedures 2.3, step 1)",
+    "42501": "make the registry's user the database's owner: ALTER DATABASE registry OWNER TO registry",
+    "25006": "use a writable server of the site's own: this one is a standby or read-only",
+    "42P01": "the schema is missing: `gitlab-ctl registry-database migrate up` on the registry node",
+}
+_REMEDIES_BY_TEXT = {
+    "password authentication failed": _REMEDIES["28P01"],
+    "does not exist": _REMEDIES["3D000"],
+    "no pg_hba.conf entry": _REMEDIES["28000"],
+    "certificate": "give the file with the database's certificate authority as `ca` of the database in the sites file",
+    "server does not support SSL": "switch TLS on at the server, or set sslmode in the sites file knowingly",
+    "Connection refused": "is PostgreSQL running there, and are host and port in the sites file right?",
+    "timeout expired": "is the host right, and does a firewall let this machine through?",
+    "Name or service not known": "correct the host name in the sites file",
+}
