@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from georeg_nb.errors import RecordError
+from georeg_nb.parameters import project_root
 from georeg_nb.redaction import redact, redact_object
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
@@ -63,15 +64,6 @@ def operator() -> str:
 
 def hostname() -> str:
     return socket.gethostname()
-
-
-def project_root(start: Path | None = None) -> Path:
-    """The nearest folder, from the working directory upwards, that holds notebooks/ and parameters/; else the start."""
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "parameters").is_dir():
-            return folder
-    return here
 
 
 def base_folder() -> Path:

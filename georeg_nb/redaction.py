@@ -1,8 +1,9 @@
 """Secrets never leave: every text that is shown or written passes through here.
 
-A secret is registered once, where it is resolved or read, and from then on masked in every form that it takes on its way into
-logs, JSON, URLs, shell commands and base64. `install_in_kernel` puts the same mask over everything that a notebook's kernel
-sends, so that outputs are clean by hand, under papermill and under the runner alike, before they reach a disk or a browser.
+A secret is registered once, where it is resolved or read, and from then on masked in every form that it takes on its
+way into logs, JSON, URLs, shell commands and base64. `install_in_kernel` puts the same mask over everything that a
+notebook's kernel sends, so that outputs are clean by hand, under papermill and under the runner alike, before they
+reach a disk or a browser.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ _SHORTEST_LINE = 16
 # Weak secrets that are the product's own vocabulary. They stand in every output anyhow: masking them would hide nothing
 # and make the output unreadable.
 _EVERYDAY_WORDS = frozenset(
-    "default disabled disable enabled false geo git gitlab gitlabhq_production gitlab_geo host json localhost metadata name none "
-    "null port postgres postgresql prefer primary registry require root secondary true user username verify-ca verify-full".split()
+    """
+    default disable disabled enable enabled false geo git gitlab gitlab_geo gitlabhq_production host json localhost
+    metadata name none null port postgres postgresql prefer primary registry require root secondary true user username
+    verify-ca verify-full
+    """.split()  # noqa: SIM905 - a text is easier to read and to extend
 )
 
 _SECRET_KEY = re.compile(r"(?i)(pass(word|wd|phrase)?|secret|token|authorization|credential|salt|key_?base)s?$")
@@ -133,7 +137,7 @@ def register_from_object(value: Any) -> None:
 
 
 def install_in_kernel() -> bool:
-    """Mask everything that this process's kernel sends: streams, results, displays, errors, widget messages, file buffers.
+    """Mask everything that this process's kernel sends: streams, results, displays, errors, widget messages.
 
     Safe to call again. False when this is no kernel (plain Python, IPython in a terminal).
     """

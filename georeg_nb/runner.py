@@ -20,7 +20,8 @@ from typing import Any
 
 from georeg_nb.errors import GeoregError
 from georeg_nb.ledger import Ledger, RunVerdict, read, verdict
-from georeg_nb.records import Record, operator, project_root
+from georeg_nb.parameters import project_root
+from georeg_nb.records import Record, operator
 from georeg_nb.redaction import redact
 from georeg_nb.sealing import seal, write_html
 

@@ -16,6 +16,7 @@ from georeg_nb.redaction import install_in_kernel
 from georeg_nb.runbook.model import Scenario
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.run import Run, show
+from georeg_nb.sealing import reopen
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,20 @@ class Wiring:
     """How parameters become options, and options become sites. The real one is `real_wiring`; tests bring their own."""
 
     validate: Callable[[str, Mapping[str, Any]], Any]
-    open_sites: Callable[[Any, Reporter], Any]
+    open_sites: Callable[[Any, Reporter, str], Any]
 
 
 def real_wiring() -> Wiring:
     """Parameters are validated by their model, and the sites are those of the sites file."""
     from georeg_nb import parameters, site
 
-    def open_sites(options: Any, reporter: Reporter) -> Any:
-        return site.open_sites(parameters.load_sites(parameters.find_file(options.sites)), options, reporter)
+    def open_sites(options: Any, reporter: Reporter, scenario: str) -> Any:
+        return site.open_sites(parameters.load_sites(options.sites), options, reporter, scenario)
 
     return Wiring(lambda scenario, values: parameters.validate_values(scenario, dict(values)), open_sites)
 
 
+_STARTED_IN = Path.cwd()  # JupyterLab starts a kernel in its notebook's folder
 _current: list[Run] = []
 
 
@@ -46,6 +48,8 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
     Raises ParametersError before anything is contacted.
     """
     install_in_kernel()
+    if project := os.environ.get("GEOREG_PROJECT"):
+        os.chdir(project)  # records may lie elsewhere; relative paths are the project's
     wiring = wiring or real_wiring()
     while _current:
         _current.pop().close()  # the setup cell was run again
@@ -53,7 +57,7 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
         options = wiring.validate(scenario.id, values)
         record = choose_record(scenario.id, getattr(options, "resume", ""))
         reporter = Reporter(record)
-        run = Run(scenario, wiring.open_sites(options, reporter), options, record, reporter)
+        run = Run(scenario, wiring.open_sites(options, reporter, scenario.id), options, record, reporter)
     except ParametersError as error:
         if path := os.environ.get("GEOREG_RUN"):
             Ledger(Path(path) / "ledger.jsonl").append("parameters wrong", exit_code=2, message=error.message)
@@ -74,8 +78,10 @@ def choose_record(scenario: str, resume: str) -> Record:
         if record.scenario == scenario:
             return record
     if resume:
-        return Record.open(resume)
-    here = Path.cwd()
+        record = Record.open(resume)
+        reopen(record)
+        return record
+    here = _STARTED_IN
     if RUN_ID.fullmatch(here.name) and Record(here).scenario == scenario and not Record(here).sealed:
         return Record(here)
     return Record.create(scenario)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from georeg_nb.errors import GeoregError
+from georeg_nb.errors import GeoregError, ParametersError, Problem
 from georeg_nb.runbook.model import Scenario, Section, Step
 
 
@@ -42,11 +42,22 @@ def declare(scenario: Scenario, sites: Any) -> list[Ref]:
     return refs
 
 
-def unknown_names(names: Iterable[str], refs: list[Ref]) -> list[tuple[str, str]]:
-    """The names that no step has, each with a suggestion (or an empty one)."""
+def require_names(refs: list[Ref], approve: Iterable[str], attest: Iterable[str] = ()) -> None:
+    """Raise ParametersError when a name to be approved or attested is no step's, with suggestions."""
     known = {"all"}.union(*(ref.names() for ref in refs))
-    unknown = [name for name in names if name.split("@")[0] not in known]
-    return [(name, ", ".join(difflib.get_close_matches(name.split("@")[0], sorted(known), 3, 0.5))) for name in unknown]
+    problems = []
+    for name in approve:
+        if name.split("@")[0] not in known:
+            close = ", ".join(difflib.get_close_matches(name.split("@")[0], sorted(known), 3, 0.5))
+            hint = f"did you mean {close}?" if close else ""
+            problems.append(Problem(f"no step or section is called {name!r}", "approve", suggestion=hint))
+    for name in attest:
+        try:
+            find_all(name, refs)
+        except GeoregError as error:
+            problems.append(Problem(error.message, "attest", suggestion=error.remedy))
+    if problems:
+        raise ParametersError(problems)
 
 
 def find_all(name: str, refs: list[Ref]) -> list[Ref]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from georeg_nb.display import Document, Headline
-from georeg_nb.errors import GeoregError, ParametersError, Problem, VerificationDiffers
+from georeg_nb.errors import GeoregError, VerificationDiffers
 from georeg_nb.ledger import Ledger, StepOutcome, verdict
 from georeg_nb.records import Record, hostname, operator
 from georeg_nb.runbook.approvals import Approvals
@@ -16,7 +16,7 @@ from georeg_nb.runbook.engine import Engine
 from georeg_nb.runbook.locks import SiteLocks
 from georeg_nb.runbook.model import Scenario, Section
 from georeg_nb.runbook.outputs import junit_suites, next_command
-from georeg_nb.runbook.refs import Ref, declare, find, find_all, unknown_names
+from georeg_nb.runbook.refs import Ref, declare, find, find_all, require_names
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.sections import Sections
 from georeg_nb.runbook.views import CheckTable, SectionResult, Summary
@@ -57,7 +57,7 @@ class Run:
         self._show = show
         self._refs = declare(scenario, sites)
         approve, attest = list(options.approve), dict(options.attest)
-        self._check_names(approve, attest)
+        require_names(self._refs, approve, attest)
         self._approvals = Approvals(self.ledger.append)
         earlier = self.ledger.entries()
         self._approvals.restore(earlier)
@@ -101,7 +101,7 @@ class Run:
 
     def approve(self, *names: str) -> Document:
         """Approve steps by name, as they were shown last. Then run the cell of their section again."""
-        self._check_names(names, {})
+        require_names(self._refs, names)
         self._approvals.wish(names, "call")
         bound = [ref.id for ref in self._refs if self._approvals.bind_shown(ref)]
         return _answer(f"Approved: {', '.join(bound or names)}. Now run the section's cell again.")
@@ -159,23 +159,6 @@ class Run:
             return self.scenario.section(name)
         except KeyError as error:
             raise GeoregError(str(error.args[0])) from None
-
-    def _check_names(self, approve: Sequence[str], attest: Mapping[str, str]) -> None:
-        problems = [
-            Problem(
-                f"no step or section is called {name!r}",
-                "approve",
-                suggestion=f"did you mean {close}?" if close else "",
-            )
-            for name, close in unknown_names(approve, self._refs)
-        ]
-        for name in attest:
-            try:
-                find_all(name, self._refs)
-            except GeoregError as error:
-                problems.append(Problem(error.message, "attest", suggestion=error.remedy))
-        if problems:
-            raise ParametersError(problems)
 
 
 def _answer(sentence: str) -> Document:

@@ -48,7 +48,7 @@ class Sections:
     def _ask_all(self, part: Section) -> list[CheckResult]:
         self._results.pop(part.name, None)
         sites = part.sites(self.engine.sites)
-        questions = [(check, site) for site in sites for check in part.procedure.checks]
+        questions: list[tuple[Check, Any]] = [(check, site) for site in sites for check in part.procedure.checks]
         questions += [(check, None) for check in part.procedure.pair_checks]
         results = []
         for check, site in questions:

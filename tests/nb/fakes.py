@@ -292,7 +292,7 @@ def wiring(root: Path) -> Wiring:
             raise ParametersError([Problem("unknown", key) for key in unknown])
         return Options(**values)
 
-    return Wiring(validate, lambda options, observer: FakeSites(root, observer))
+    return Wiring(validate, lambda options, observer, _: FakeSites(root, observer))
 
 
 def open_run(**values: Any) -> Any:
