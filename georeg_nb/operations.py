@@ -1,0 +1,301 @@
+"""What the commands of `georeg` do. Apart from the command line, so that its --help needs nothing of this."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+
+from georeg_nb import parameters, runner, sealing, site
+from georeg_nb import scenarios as known
+from georeg_nb import status as state_of_sites
+from georeg_nb.display import Block, Code, Document, Facts, Headline, Table
+from georeg_nb.display.text import renderable
+from georeg_nb.errors import ParametersError, Problem, RecordError
+from georeg_nb.ledger import EXIT_CODES, broken_links, read, verdict
+from georeg_nb.parameters import ScenarioParameters, SitesFile, find_file, project_root
+from georeg_nb.parameters.files import read_yaml
+from georeg_nb.progress import ProgressDisplay
+from georeg_nb.records import Record, base_folder, stamp
+from georeg_nb.redaction import redact
+from georeg_nb.runbook.model import Scenario
+from georeg_nb.runbook.outputs import next_command
+from georeg_nb.runbook.refs import declare, require_names
+from georeg_nb.runbook.reporter import Reporter
+from georeg_nb.runbook.run import Run
+from georeg_nb.runbook.views import Summary
+
+_current: list[Record] = []  # where an unforeseen error of this process is written down
+
+
+def show(document: Document) -> None:
+    """On a terminal with colours, elsewhere as plain text."""
+    if sys.stdout.isatty():
+        Console().print(renderable(document.blocks))
+    else:
+        click.echo(document.text())
+
+
+def keep_traceback(text: str) -> Path:
+    """Write a traceback where it is found: into the record of this run, else beside the records."""
+    if _current:
+        folder = _current[-1].path
+    else:
+        folder = base_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "errors.log"
+    with log.open("a") as file:
+        file.write(redact(f"{stamp()} georeg\n{text}\n"))
+    return log
+
+
+# parameters
+
+
+def _values(scenario: str, file: str, given: Iterable[str], approve: Iterable[str]) -> tuple[dict[str, Any], Any, Any]:
+    """(values for the notebook, the options, the sites): all that can be wrong is found here, contacting nothing."""
+    overrides = dict(_assignment(scenario, text) for text in given)
+    raw = read_yaml(find_file(file))
+    if approve:
+        listed = overrides.get("approve", raw.data.get("approve")) or []
+        overrides["approve"] = [*listed, *approve] if isinstance(listed, list) else listed
+    options, sites_file = parameters.load_all(scenario, file, overrides)
+    sites = _open(options, sites_file, scenario, None)
+    require_names(declare(known.find(scenario), sites), options.approve, options.attest)
+    values = options.model_dump(mode="json", exclude_unset=True)
+    values["sites"] = _from_root(options.sites)
+    return values, options, sites
+
+
+def _open(options: ScenarioParameters, sites_file: SitesFile, scenario: str, reporter: Reporter | None) -> Any:
+    return site.open_sites(sites_file, options, reporter or _Nobody(), scenario)
+
+
+class _Nobody:
+    """An observer for sites that are only declared or looked at."""
+
+    def __call__(self, record: Any) -> None: ...
+
+    def kept(self, site: str, name: str, data: Any) -> None: ...
+
+    def progress(self, site: str, text: str, fraction: float | None = None) -> None: ...
+
+
+def _assignment(scenario: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ParametersError([Problem("must be NAME=VALUE", text)])
+    field = parameters.SCENARIOS[scenario].model_fields.get(name)
+    if field is not None and field.annotation is str:
+        return name, value
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ParametersError([Problem(f"is no YAML: {error}", name)]) from None
+
+
+def _from_root(path: str) -> str:
+    """A file as a kernel finds it, which starts in the project's root."""
+    found, root = find_file(path).resolve(), project_root().resolve()
+    return str(found.relative_to(root)) if found.is_relative_to(root) else str(found)
+
+
+def _scenario_of(scenario: str | None, file: str) -> str:
+    """The scenario that was named, or whose name the file has, or the only one."""
+    if scenario:
+        return scenario
+    stem = Path(file).stem
+    if stem in parameters.SCENARIOS:
+        return stem
+    if len(parameters.SCENARIOS) == 1:
+        return next(iter(parameters.SCENARIOS))
+    raise click.UsageError(f"name the scenario: {', '.join(parameters.SCENARIOS)}")
+
+
+# runs
+
+
+def run(scenario: str, file: str, given: Sequence[str], approve: Sequence[str], resume: str) -> int:
+    """Run the notebook, keep and seal the record, show the verdict. Returns the exit status."""
+    values, _, _ = _values(scenario, file, given, approve)
+    notebook = runner.find_notebook(scenario)
+    record = Record.open(resume) if resume else Record.create(scenario)
+    if record.scenario != scenario:
+        raise ParametersError([Problem(f"is a run of {record.scenario}, not of {scenario}", "--resume")])
+    sealing.reopen(record)
+    _current.append(record)
+    os.environ["GEOREG_PARAMETERS_FILE"] = file
+    console = Console(stderr=True)
+    console.print(f"Run {record.run}; its record is {_near(record.path)}", highlight=False, soft_wrap=True)
+    with ProgressDisplay(record.path, console):
+        result = runner.run_notebook(notebook, record, values)
+    digest = runner.finish(record, result)
+    way_back = f"georeg run {scenario} -f {file} --resume {record.run}"
+    show(Summary(result, next_command(result, way_back), record.run).document)
+    click.echo(f"Page: {_near(record.html)}\nSealed: {digest}")
+    return result.exit_code
+
+
+def open_notebook(scenario: str, file: str, given: Sequence[str], jupyter: Sequence[str]) -> int:
+    """Prepare the notebook in a new record, and run JupyterLab there until it is closed. Returns its exit status."""
+    import papermill
+
+    values, _, _ = _values(scenario, file, given, ())
+    record = Record.create(scenario)
+    _current.append(record)
+    papermill.execute_notebook(
+        runner.find_notebook(scenario),
+        record.notebook,
+        values,
+        prepare_only=True,
+        progress_bar=False,
+        language="python",
+    )
+    click.echo(f"Run {record.run}; its record is {_near(record.path)}", err=True)
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in jupyter else []
+    environment = {**os.environ, "GEOREG_PROJECT": str(project_root()), "GEOREG_PARAMETERS_FILE": file}
+    argv = [sys.executable, "-m", "jupyterlab", record.notebook.name, *root, *jupyter]
+    process = subprocess.Popen(argv, cwd=record.path, env=environment)
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # JupyterLab has got it too, and asks
+    if not record.sealed:
+        click.echo(f"The record is not sealed. To seal it: georeg records seal {record.run}", err=True)
+    return code
+
+
+def check(scenario: str | None, file: str, given: Sequence[str]) -> int:
+    """Parameters and the first section's checks. Returns 0, or 3 when a check failed."""
+    name = _scenario_of(scenario, file)
+    _, options, _ = _values(name, file, given, ())
+    declared: Scenario = known.find(name)
+    quiet = options.model_copy(update={"approve": [], "attest": {}})
+    with tempfile.TemporaryDirectory(prefix="georeg-") as folder:
+        record = Record.create(name, Path(folder))
+        reporter = Reporter(record)
+        sites = _open(quiet, parameters.load_sites(options.sites), name, reporter)
+        with ProgressDisplay(record.path, Console(stderr=True)):
+            table = Run(declared, sites, quiet, record, reporter).check(declared.sections[0].name)
+    show(table.document)
+    return 3 if table.failed else 0
+
+
+def status(scenario: str | None, file: str, as_json: bool) -> int:
+    """How the sites stand. Returns 0, or 3 when a site could not be read."""
+    name = _scenario_of(scenario, file)
+    path = find_file(file)
+    sites_path = read_yaml(path).data.get("sites") or file
+    options = parameters.SCENARIOS[name](sites=str(sites_path))
+    sites = _open(options, parameters.load_sites(sites_path), name, None)
+    found = [state_of_sites.look(one) for one in sites.all]
+    document = state_of_sites.report(found, name, file)
+    if as_json:
+        click.echo(json.dumps(document.json(), indent=2, ensure_ascii=False, default=str))
+    else:
+        show(document)
+    return 3 if any(one.problem for one in found) else 0
+
+
+def list_scenarios() -> None:
+    rows = []
+    for name in parameters.SCENARIOS:
+        scenario = known.find(name)
+        start = scenario.starts_from
+        begins = "; ".join(
+            f"{label}: {text}"
+            for label, text in (("Geo", start.geo), ("primary", start.primary), ("secondary", start.secondary))
+            if text
+        )
+        notebook = _near(runner.find_notebook(name))
+        rows.append({"scenario": name, "what it does": scenario.title, "starts from": begins, "notebook": notebook})
+    show(
+        Document(
+            "scenarios", [Table(["scenario", "what it does", "starts from", "notebook"], rows)], {"scenarios": rows}
+        )
+    )
+
+
+# records
+
+
+def list_records() -> None:
+    rows = []
+    for one in sealing.list_records():
+        record = Record(base_folder() / one.run)
+        result = verdict(read(record.ledger))
+        state = "sealed" if record.sealed else "not sealed"
+        rows.append({"run": one.run, "exit": str(result.exit_code), "verdict": result.headline, "record": state})
+    if not rows:
+        click.echo(f"There is no record in {_near(base_folder())} yet.")
+        return
+    show(Document("records", [Table(["run", "exit", "verdict", "record"], rows, ("record",))], {"records": rows}))
+
+
+def show_record(run_id: str) -> None:
+    record = Record.open(run_id)
+    entries = read(record.ledger)
+    result = verdict(entries)
+    summary = Summary(result, next_command(result, f"georeg run {record.scenario} -f FILE --resume {record.run}"))
+    files = sorted(str(path.relative_to(record.path)) for path in record.path.rglob("*") if path.is_file())
+    broken = broken_links(entries)
+    facts = [
+        ("run", record.run),
+        ("exit status", f"{result.exit_code} ({EXIT_CODES.get(result.exit_code, '')})"),
+        ("attempts", str(result.attempts)),
+        ("ledger", f"BROKEN at line {broken[0]}" if broken else f"{len(entries)} lines, unbroken"),
+        ("sealed", sealing.summarize(record).sealed),
+        ("folder", _near(record.path)),
+        ("files", ", ".join(files)),
+    ]
+    show(Document("record", [*summary.document.blocks, Facts(facts)], {"run": record.run}))
+
+
+def verify_record(run_id: str) -> int:
+    """0: as it was sealed; 6: it differs; 3: it is not sealed."""
+    record = Record.open(run_id)
+    if not record.sealed:
+        show(Document("verify", [Headline("not sealed", record.run), Code(f"georeg records seal {record.run}")]))
+        return 3
+    differences = sealing.verify(record)
+    if not differences:
+        show(Document("verify", [Headline("unchanged", f"{record.run} is as it was sealed.")]))
+        return 0
+    rows = [{"file": difference.file, "is": difference.kind} for difference in differences]
+    blocks: list[Block] = [
+        Headline("changed", f"{record.run} is not as it was sealed."),
+        Table(["is", "file"], rows, ("is",)),
+    ]
+    show(Document("verify", blocks, {"differences": rows}))
+    return 6
+
+
+def seal_record(run_id: str, notebook: Path | None) -> None:
+    """Take the executed notebook in, make the page, seal. Raises RecordError when there is no notebook."""
+    record = Record.open(run_id)
+    if record.sealed:
+        raise RecordError(f"{record.run} is sealed", remedy=f"`georeg records verify {record.run}` compares it")
+    if notebook is not None:
+        sealing.take_notebook(record, notebook)
+    if not record.notebook.exists():
+        raise RecordError(
+            f"the executed notebook of {record.run} is not in its record", remedy="give it with --notebook FILE"
+        )
+    digest = runner.finish(record, verdict(read(record.ledger)))
+    click.echo(f"Page: {_near(record.html)}\nSealed: {digest}")
+
+
+def _near(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
