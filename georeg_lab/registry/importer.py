@@ -24,7 +24,7 @@ from georeg_lab.registry.importer_manifests import (
     StoredManifest,
     parse_name,
 )
-from georeg_lab.registry.importer_progress import Progress, Silent
+from georeg_lab.registry.importer_progress import Bar, Progress, Silent
 from georeg_lab.registry.importer_store import Repository, Statistics, Store
 from georeg_lab.registry.lockfiles import Lockfiles
 from georeg_lab.registry.storage import PathNotFoundError, Storage, StorageError
@@ -109,6 +109,7 @@ class Importer:
             step()
         except FAILED as error:
             setattr(self.statistics, f"{name}_error", str(error))
+            self.progress.finish(f"step {title}")
             raise ImportFailedError(f"{prefix}: {error}") from None
         finally:
             setattr(self.statistics, f"{name}_finished_at", _now())
@@ -175,7 +176,11 @@ class Importer:
         log.info("processing tags", total=len(tags))
         files = RepositoryFiles(self.files, repository.path, self.plain_log)
         images = ImageImport(self.store, repository, files, log)
-        bar = self.progress.bar(f"pre importing manifests in {repository.path}", "manifests", len(tags))
+        with self.progress.bar(f"pre importing manifests in {repository.path}", "manifests", len(tags)) as bar:
+            self._pre_import_each(images, tags, bar, tagged)
+
+    def _pre_import_each(self, images: ImageImport, tags: list[str], bar: Bar, tagged: set[tuple[str, str]]) -> None:
+        repository, files, log = images.repository, images.files, images.log
         done: set[str] = set()
         for number, tag in enumerate(tags, start=1):
             tag_log = log.bind(tag_name=tag, count=number, total=len(tags))
@@ -245,35 +250,14 @@ class Importer:
             self._import_repositories()
         except FAILED as error:
             try:
-                self._restore_lockfiles()
-            except ImportFailedError as second:
+                self.lockfiles.restore(self.plain_log, dry_run=self.options.dry_run)
+            except StorageError as second:
                 raise ImportFailedError(f"{error}: {second}") from None
             raise
         if self.options.dry_run:
-            self._restore_lockfiles()
+            self.lockfiles.restore(self.plain_log, dry_run=True)
         else:
-            self._lock_database()
-
-    def _lock_database(self) -> None:
-        """The storage belongs to the database from now on."""
-        for lock, change, verb in (
-            (self.lockfiles.filesystem, self.lockfiles.filesystem.unlock, "unlock"),
-            (self.lockfiles.database, self.lockfiles.database.lock, "lock"),
-        ):
-            lock.is_locked(self.plain_log)
-            with failing(f"could not {verb} {lock.name} lockfile"):
-                change()
-
-    def _restore_lockfiles(self) -> None:
-        """Back to the state before an import: whatever was there, the storage counts as the file system's again."""
-        if self.options.dry_run:
-            if self.lockfiles.database.is_locked(self.plain_log):
-                raise ImportFailedError("could not restore lockfiles: database-in-use lockfile exists")
-        else:
-            with failing("could not restore lockfiles"):
-                self.lockfiles.database.unlock()
-        with failing("could not restore lockfiles"):
-            self.lockfiles.filesystem.lock()
+            self.lockfiles.hand_over(self.plain_log)
 
     def _import_repositories(self) -> None:
         self.statistics.repositories_count = self.statistics.tags_count = self.statistics.manifests_count = 0
@@ -319,7 +303,11 @@ class Importer:
         log.info("importing tags", total=len(tags))
         files = RepositoryFiles(self.files, repository.path, self.plain_log)
         images = ImageImport(self.store, repository, files, log)
-        bar = self.progress.bar(f"importing tags in {repository.path}", "tags", len(tags))
+        with self.progress.bar(f"importing tags in {repository.path}", "tags", len(tags)) as bar:
+            self._import_each(images, tags, bar, tagged)
+
+    def _import_each(self, images: ImageImport, tags: list[str], bar: Bar, tagged: set[tuple[str, str]]) -> None:
+        repository, files, log = images.repository, images.files, images.log
         for number, tag in enumerate(tags, start=1):
             tag_log = log.bind(tag_name=tag, count=number, total=len(tags))
             digest, problem = "", None

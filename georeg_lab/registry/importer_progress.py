@@ -50,6 +50,15 @@ class Bar:
         self._started = time.monotonic()
         self._last = ""
 
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Draw the bar full, also where the work ended early: that is how the real program closes it."""
+        if self.done < self.total:
+            self.done = self.total - 1
+            self.advance()
+
     def advance(self) -> None:
         """One more is done."""
         self.done += 1

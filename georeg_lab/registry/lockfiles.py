@@ -51,5 +51,24 @@ class Lockfiles:
         """Names of the lockfiles that are there."""
         return [lock.name for lock in (self.database, self.filesystem) if lock.is_locked()]
 
+    def hand_over(self, log: Logger) -> None:
+        """After a successful import: the storage belongs to the database from now on. Raises StorageError."""
+        for lock, verb in ((self.filesystem, "unlock"), (self.database, "lock")):
+            lock.is_locked(log)
+            try:
+                lock.unlock() if verb == "unlock" else lock.lock()
+            except StorageError as error:
+                raise StorageError(f"could not {verb} {lock.name} lockfile: {error}") from None
 
-__all__ = ["CONTENT", "FOLDER", "Lockfile", "Lockfiles", "StorageError"]
+    def restore(self, log: Logger, *, dry_run: bool) -> None:
+        """After a failed import or a dry run: the storage counts as the file system's, whatever it was before.
+
+        Only a dry run spares `database-in-use`, by failing. Raises StorageError."""
+        try:
+            if not dry_run:
+                self.database.unlock()
+            elif self.database.is_locked(log):
+                raise StorageError("database-in-use lockfile exists")
+            self.filesystem.lock()
+        except StorageError as error:
+            raise StorageError(f"could not restore lockfiles: {error}") from None
