@@ -138,7 +138,8 @@ class LabSites:
         self._require_running()
         self.progress("replication: pushing images to the primary")
         try:
-            seeding.prove_replication(*(self.registry_client(site) for site in SITES), self.progress)
+            primary, secondary = (self.registry_client(site) for site in SITES)
+            seeding.prove_replication(primary, secondary, self.progress)
             seeding.wait_until_verified(lab)
         except (RegistryError, OSError, TimeoutError) as problem:
             raise LabError(f"The images of the primary do not reach the secondary: {problem}") from problem
