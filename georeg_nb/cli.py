@@ -2,7 +2,7 @@
 
 import sys
 
-# jsonschema imports this module if it is there: a second and more to build the grammar of a format that nobody uses here
+# jsonschema imports this module if it is there: more than a second, for the grammar of a format that nobody uses here
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import os  # noqa: E402

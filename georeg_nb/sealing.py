@@ -97,13 +97,13 @@ def verify(record: Record) -> list[Difference]:
     """Every file that is not as it was sealed; none: the record is as it was. Raises RecordError when not sealed."""
     try:
         manifest = json.loads((record.path / SEAL).read_text())
-        sealed: dict[str, Any] = manifest["files"]
+        sealed = {str(name): str(facts["sha256"]) for name, facts in manifest["files"].items()}
         own_digest = manifest["digest"]
     except FileNotFoundError:
         raise RecordError(
             f"{record.run} is not sealed", remedy=f"`georeg records seal {record.run}` seals it as it is now"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return [Difference(SEAL, "changed")]
     differences = [] if own_digest == _digest(manifest) else [Difference(SEAL, "changed")]
     present = _files(record.path)
@@ -112,7 +112,7 @@ def verify(record: Record) -> list[Difference]:
             differences.append(Difference(name, "missing"))
         elif name not in sealed:
             differences.append(Difference(name, "added"))
-        elif _hash(present[name]) != sealed[name]["sha256"]:
+        elif _hash(present[name]) != sealed[name]:
             differences.append(Difference(name, "changed"))
     return differences
 
