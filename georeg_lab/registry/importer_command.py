@@ -14,7 +14,7 @@ from georeg_lab.registry import db, import_log
 from georeg_lab.registry.cli_flags import CommandError, Parsed
 from georeg_lab.registry.config import Config, load
 from georeg_lab.registry.importer import Importer, Options
-from georeg_lab.registry.importer_errors import ImportFailedError
+from georeg_lab.registry.importer_errors import FAILED
 from georeg_lab.registry.importer_progress import Progress, Silent, Spinner
 from georeg_lab.registry.storage import Storage
 
@@ -102,5 +102,5 @@ def _open_log(folder: str) -> tuple[Path, TextIO]:
 def _import(files: Storage, queries: db.Queries, options: Options, log: import_log.Logger, progress: Progress) -> None:
     try:
         Importer(files, queries, options, log, progress).run()
-    except ImportFailedError as error:
+    except FAILED as error:
         raise CommandError(f"failed to import metadata: {error}") from None

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -381,3 +383,11 @@ def test_durations(text: str, seconds: float, shown: str) -> None:
 def test_bad_durations(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         durations.parse(text)
+
+
+def test_as_a_program() -> None:
+    command = [sys.executable, "-m", "georeg_lab.registry"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "registry github.com/docker/distribution v4.32.0-gitlab\n"
+    done = subprocess.run([*command, "frob"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, 'unknown command "frob" for "registry"\n')
