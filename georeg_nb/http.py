@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,6 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from georeg_nb.credentials import Secret
 from georeg_nb.errors import HttpRefused, Unreachable
-from georeg_nb.parameters import GitLabParameters
 from georeg_nb.redaction import redact
 
 RETRIED_STATUS = frozenset({429, 502, 503, 504})
@@ -236,39 +234,6 @@ class HttpSession:
     def _no_answer(self, method: str, url: str, error: requests.RequestException) -> Unreachable:
         what, remedy = _explain(error, self.ca)
         return Unreachable(f"{method} {without_query(url)}: {what}", remedy=remedy, site=self.site)
-
-
-class Api:
-    """A site's GitLab API: JSON in, JSON out, with the token of the parameters (read at the first request)."""
-
-    def __init__(self, parameters: GitLabParameters, *, site: str = "") -> None:
-        self._parameters = parameters
-        self._site = site
-
-    @classmethod
-    def gitlab(cls, parameters: GitLabParameters, *, site: str = "") -> Api:
-        """The API below `/api/v4` of a site's GitLab."""
-        return cls(parameters, site=site)
-
-    @cached_property
-    def session(self) -> HttpSession:
-        """The connections."""
-        auth = HeaderAuth("PRIVATE-TOKEN", self._parameters.token.resolve())
-        return HttpSession(f"{self._parameters.url}/api/v4", ca=self._parameters.ca, auth=auth, site=self._site)
-
-    def get(self, path: str, *, params: Mapping[str, Any] | None = None) -> Any:
-        """Parsed JSON of a successful GET. Raises Unreachable or HttpRefused."""
-        return self._json(self.session.request("GET", f"/{path}", params=params))
-
-    def post(self, path: str, *, json: Any) -> Any:
-        """The same for a POST, which is never sent twice."""
-        return self._json(self.session.request("POST", f"/{path}", json=json, ok=(200, 201, 202)))
-
-    def _json(self, response: requests.Response) -> Any:
-        try:
-            return response.json()
-        except ValueError:
-            raise self.session.refused(response, remedy="is this the address of a GitLab? It sends no JSON") from None
 
 
 _REMEDIES = {

@@ -103,7 +103,7 @@ def scripted(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedServer]:
 
         async def start() -> None:
             http = tornado.httpserver.HTTPServer(
-                lambda request: asyncio.ensure_future(handle(request)),  # type: ignore[arg-type]
+                lambda request: asyncio.ensure_future(handle(request)),
                 ssl_options=tls,
             )
             sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", socket.AF_INET)

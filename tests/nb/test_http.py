@@ -14,8 +14,7 @@ from scripted_http import Answer, ScriptedServer, json_answer, scripted
 from georeg_lab.pki import Authority
 from georeg_nb.credentials import Secret
 from georeg_nb.errors import HttpRefused, Unreachable
-from georeg_nb.http import Api, BasicAuth, HeaderAuth, HttpSession, without_query
-from georeg_nb.parameters import GitLabParameters
+from georeg_nb.http import BasicAuth, HeaderAuth, HttpSession, without_query
 
 TOKEN = "glpat-correct-horse"
 
@@ -229,28 +228,3 @@ def test_https_to_a_plain_port() -> None:
         thread.start()
         error = no_answer(f"https://127.0.0.1:{plain.getsockname()[1]}")
     assert "TLS fails" in str(error) and "meant for https" in error.remedy
-
-
-# GitLab's API
-
-
-@pytest.fixture
-def api(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setenv("TOKEN", TOKEN)
-    return Api.gitlab(GitLabParameters.model_validate({"url": server.url, "token": "env:TOKEN"}), site="primary")
-
-
-def test_the_api_speaks_json(server: ScriptedServer, api: Api) -> None:
-    server.plan("GET", "/api/v4/geo_sites?page=1", json_answer([{"id": 1}]))
-    server.plan("POST", "/api/v4/graphql", json_answer({"data": {}}))
-    server.plan("GET", "/api/v4/license", json_answer(None))
-    assert api.get("geo_sites", params={"page": 1}) == [{"id": 1}]
-    assert api.post("graphql", json={"query": "x"}) == {"data": {}}
-    assert api.get("license") is None
-    assert {request.headers["Private-Token"] for request in server.requests} == {TOKEN}
-
-
-def test_the_api_of_something_else(server: ScriptedServer, api: Api) -> None:
-    server.plan("GET", "/api/v4/metadata", Answer(body=b"<html>"))
-    with pytest.raises(HttpRefused, match="is this the address of a GitLab"):
-        api.get("metadata")
