@@ -25,6 +25,7 @@ def render(blocks: Sequence[Block], width: int) -> str:
         width=width,
         color_system=None,
         force_terminal=False,
+        force_jupyter=False,  # in a kernel rich would display by itself, beside our own output
         legacy_windows=False,
         _environ={},
         emoji=False,

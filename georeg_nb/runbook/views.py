@@ -209,6 +209,9 @@ class PlanView(View):
         unknown = [step for step in self.steps if step.status in ("failed", "later")]
         if unknown:
             return Headline("failed", f"{_plural(len(unknown), 'step')} cannot be planned.")
+        if waiting and approved:
+            text = f"{_plural(len(approved), 'step')} approved; {_plural(len(waiting), 'step')} not yet."
+            return Headline("waits for approval", text)
         if waiting:
             return Headline("waits for approval", f"{_plural(len(waiting), 'step')} planned, nothing changed yet.")
         if approved:

@@ -89,6 +89,10 @@ def test_a_plan_and_then_everything(world: Path) -> None:
     assert result.exit_code == 0
     assert result.planned
     assert set(states(record)) == {"completed"}
+    outputs = [
+        len(cell.outputs) for cell in nbformat.read(record.notebook, as_version=4).cells if cell.cell_type == "code"
+    ]
+    assert outputs == [0, 1, 1, 1, 1, 2, 1, 2, 1, 1, 1]  # one for each thing shown, and the plan before its result
     record, result = start(approve=ALL, attest=ATTEST)
     assert result.exit_code == 0, result.problems
     assert {outcome.outcome for outcome in result.outcomes} == {"done"}
