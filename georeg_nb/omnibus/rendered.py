@@ -104,6 +104,11 @@ class RegistryConfig:
         return [dict(item) for item in found if isinstance(item, Mapping)]
 
     @property
+    def http_address(self) -> str:
+        """Where the registry process listens on its node (plain HTTP behind nginx)."""
+        return str(_section(self.data, "http").get("addr") or "127.0.0.1:5000")
+
+    @property
     def issuer(self) -> str:
         """Issuer of tokens that this registry accepts."""
         return str(_section(self.data, "auth", "token").get("issuer") or "")

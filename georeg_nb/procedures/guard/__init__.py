@@ -1,0 +1,47 @@
+"""G0 for this scenario: everything that must hold on each site, and of the sites as a pair, before the first change."""
+
+from georeg_nb.procedures.guard import database, instance, registry
+from georeg_nb.runbook import Procedure
+
+GUARD = Procedure(
+    "guard",
+    title="Check every prerequisite",
+    checks=[
+        instance.token_is_administrators,
+        instance.version_is_supported,
+        instance.package_runs,
+        instance.geo_is_licensed,
+        instance.role_is_as_named,
+        instance.never_promoted,
+        instance.main_database_fits,
+        instance.geo_is_healthy,
+        instance.replication_is_on,
+        instance.gitlab_rb_is_sound,
+        instance.no_foreign_jobs,
+        registry.registry_runs,
+        registry.registry_is_legacy_or_moved,
+        registry.lockfiles_agree,
+        registry.no_foreign_database,
+        registry.storage_has_one_driver,
+        registry.catalog_is_readable,
+        registry.not_read_only,
+        registry.log_says_enough,
+        registry.no_offline_collection,
+        registry.notifications_fit,
+        database.database_answers,
+        database.database_is_new_enough,
+        database.database_is_writable,
+        database.database_belongs_to_registry,
+        database.bytea_is_hex,
+        database.database_is_external,
+        database.database_is_empty_or_ours,
+    ],
+    pair_checks=[
+        instance.versions_are_equal,
+        instance.clocks_agree,
+        registry.pulls_from_primary,
+        registry.same_signing_key,
+        registry.storages_are_distinct,
+        database.databases_are_distinct,
+    ],
+)

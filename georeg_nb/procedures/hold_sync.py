@@ -1,0 +1,376 @@
+"""Hold image sync while the sites differ, and release it: H1, H3 and H4 of procedures 2.6.
+
+Geo's sync removes from the secondary what it does not see on the primary. If the primary's import loses tags, or
+opens a wrong or empty database, the secondary's good copies are gone before anyone has compared. So between the first
+import and the proof of the last one no image is synced; every other data type goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from georeg_nb import gitlab_rb
+from georeg_nb.errors import GeoregError, StepFailed
+from georeg_nb.gitlab_api import GeoSite, synced_since
+from georeg_nb.omnibus import Omnibus
+from georeg_nb.procedures import state
+from georeg_nb.readers import REPLICATION_ENABLED, RUNNING_SYNC_JOBS, SYNC_LEASES
+from georeg_nb.runbook import (
+    Change,
+    Done,
+    Finding,
+    Plan,
+    Procedure,
+    Step,
+    check,
+    failed,
+    later,
+    not_applicable,
+    passed,
+)
+from georeg_nb.site import Site, Sites
+
+HOLD_SETTING = gitlab_rb.assignment("gitlab_rails", ["geo_registry_replication_enabled"], False)
+DRAIN_LIMIT = 30 * 60.0  # seconds that running syncs get to end; a lease lasts up to 8 h (procedures 2.4)
+RESYNC_LIMIT = 4 * 3600.0
+RUNNER_LIMIT = 180.0  # `gitlab-rails runner` needs 20 to 60 s on a real node
+
+
+def ask_rails(site: Site, expression: str) -> str:
+    """What `gitlab-rails runner` prints for one of the known expressions."""
+    result = site.rails_node.run(["gitlab-rails", "runner", expression], timeout=RUNNER_LIMIT)
+    lines = result.stdout.strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+def syncs_running(site: Site) -> int:
+    """Image syncs at work on a secondary: Sidekiq jobs, or leases of repositories, whichever shows more."""
+    return max(int(ask_rails(site, expression) or 0) for expression in (RUNNING_SYNC_JOBS, SYNC_LEASES))
+
+
+def geo_site(site: Site) -> GeoSite:
+    """The site's entry among GitLab's Geo sites, asked on the primary. Raises StepFailed when there is none."""
+    name = site.parameters.geo_site_name
+    found = [entry for entry in site.sites.primary.gitlab.geo_sites() if entry.name == name]
+    if not found:
+        raise StepFailed(
+            f"GitLab knows no Geo site named {name!r}", remedy="see geo_name in the sites file", site=site.name
+        )
+    return found[0]
+
+
+def observe_other_types(site: Site, phase: str) -> None:
+    """Keep how far Geo's other data types are, to show later that they went on. Never fails a step for it."""
+    try:
+        status = site.sites.primary.gitlab.geo_status(geo_site(site).id)
+    except GeoregError:
+        return
+    if status is None:
+        return
+    kept = [entry for entry in site.keep.load("other-types") or [] if entry["phase"] != phase]
+    kept.append(
+        {
+            "phase": phase,
+            "time": state.stamp(),
+            "lag": status.lag,
+            "cursor": status.number("cursor_last_event_id"),
+            "types": status.other_types(),
+        }
+    )
+    site.keep.save("other-types", kept)
+
+
+def observe_everywhere(sites: Sites, phase: str) -> None:
+    """The same for every secondary."""
+    for site in sites.secondaries:
+        observe_other_types(site, phase)
+
+
+def everybody_moved(sites: Sites) -> bool:
+    """Every site's registry works on its own database."""
+    return all(state.on_own_database(site) for site in sites.all)
+
+
+# hold
+
+
+class HoldImageSync(Step):
+    """No image is synced to this secondary until the release. Source: procedures 2.6 H1; derived from source, nobody
+    ran it.
+    """
+
+    name = "hold-image-sync"
+    title = "Hold image sync"
+    interrupts = "image sync to this site; puma, sidekiq and geo-logcursor restart (seconds)"
+    evidence = "derived"
+    source = "procedures 2.6 H1"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if everybody_moved(site.sites) and not state.is_held(site):
+            return Done("every site is on its database: there is nothing to hold image sync for")
+        if not state.is_held(site):
+            return False
+        if ask_rails(site, REPLICATION_ENABLED) != "false":
+            return False
+        return Done("image sync is held") if syncs_running(site) == 0 else False
+
+    def manual(self, site: Site) -> str | None:
+        return by_hand(site, {state.HOLD: HOLD_SETTING}, "rails", "sidekiq")
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(
+            state.file_changes(site, {state.HOLD: HOLD_SETTING}, "rails", "sidekiq"),
+            duration="1 to 5 min, and until running syncs have ended",
+            note="every other data type of Geo goes on",
+        )
+
+    def apply(self, site: Site) -> None:
+        observe_other_types(site, "before")
+        site.change_gitlab_rb(
+            self.name, {state.HOLD: HOLD_SETTING}, lambda package: _replication_is(package, False), "rails", "sidekiq"
+        )
+        deadline = time.monotonic() + DRAIN_LIMIT
+        while running := syncs_running(site):
+            if time.monotonic() > deadline:
+                raise StepFailed(
+                    f"{running} image syncs are still running after {DRAIN_LIMIT / 60:.0f} min",
+                    remedy="they end by themselves (a lease lasts up to 8 h); run this again later",
+                    site=site.name,
+                )
+            site.progress(f"waiting for {running} running image syncs")
+            time.sleep(2)
+
+    def verify(self, site: Site) -> Finding:
+        enabled, running = ask_rails(site, REPLICATION_ENABLED), syncs_running(site)
+        found = f"replication of images: {enabled}; running syncs: {running}"
+        if enabled == "false" and running == 0:
+            return passed(found, "false; 0")
+        return failed(found, "false; 0", remedy="run this again; see geo.log on the secondary")
+
+    def undo(self, site: Site) -> None:
+        moved = [other.name for other in site.sites.all if state.on_own_database(other)]
+        if moved and not everybody_moved(site.sites):
+            raise StepFailed(
+                f"{', '.join(moved)} is on its database and another site is not: image sync must stay held",
+                remedy="finish the other site, then the section 'release'",
+                site=site.name,
+            )
+        site.change_gitlab_rb(
+            f"{self.name}-undo", {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
+        )
+
+    def state_after_failure(self, site: Site) -> str:
+        return state.describe(site)
+
+
+def _replication_is(package: Omnibus, wanted: bool) -> list[str]:
+    if package.gitlab_yml().replication_enabled is wanted:
+        return []
+    return [f"gitlab.yml does not have replication of images {'on' if wanted else 'off'}"]
+
+
+def by_hand(site: Site, changes: dict[str, str | None], *roles: str) -> str | None:
+    """The instruction for nodes whose gitlab.rb another tool owns; None when there are none of these roles."""
+    nodes = [node for node in site.with_role(*roles) if site.is_manual(node)]
+    if not nodes:
+        return None
+    lines = [f"On {', '.join(node.name for node in nodes)}, with the tool that owns {gitlab_rb.PATH}:"]
+    for concern, body in changes.items():
+        if body is None:
+            lines.append(f"  remove what was set for {concern}")
+        else:
+            lines += ["  set, behind everything else in the file:", *(f"    {line}" for line in body.splitlines())]
+    lines.append("Then run `gitlab-ctl reconfigure` there. Attest it; georeg then reads what GitLab rendered.")
+    return site.masked("\n".join(lines))
+
+
+# release
+
+EQUAL = "nothing vanished, nothing changed"
+
+
+@check("every site equals its own snapshot", source="procedures 2.6 H2", evidence="derived")
+def equals_its_snapshot(site: Site) -> Finding:
+    """Geo removes from the secondaries what it does not see on the primary, so nothing may be missing now.
+
+    A tag that was pushed anew after pushes were let in again is no difference; one that vanished is, until it is
+    agreed to.
+    """
+    if not state.on_own_database(site):
+        return later("after this site's import")
+    kept, proved, closed = state.snapshot(site), state.proof(site), state.window(site)
+    if kept is None or proved is None or closed is None:
+        return _without_snapshot(site)
+    changed = state.compare(site, kept.tags, site.metadata_db.all_tags())
+    since = datetime.fromisoformat(closed.closed) if closed.closed else None
+    pushed = state.tags_changed_since(site, since) if since and not changed.equal else set()
+    wrong = [one for one in changed.staying if (one.repository, one.tag) not in pushed]
+    if not wrong:
+        news = len(changed.staying)
+        return passed(f"{len(kept.tags)} tags as in the snapshot" + (f", {news} pushed since" if news else ""), EQUAL)
+    return failed(
+        f"{len(wrong)} tags are not as in the snapshot",
+        EQUAL,
+        remedy="find out who removed them; what was meant to go is named in accept_losses (path:tag). Do not "
+        "release before",
+        rows=[one.row() for one in wrong],
+    )
+
+
+def _without_snapshot(site: Site) -> Finding:
+    if everybody_moved(site.sites) and not any(state.is_held(other) for other in site.sites.secondaries):
+        return not_applicable("this site was moved earlier, and image sync goes on")
+    return failed(
+        "the site is on its database, but its snapshot is not on the node",
+        "the snapshot of before the import",
+        remedy=f"look for {site.keep.path('snapshot')} in earlier records (kept/), put it back; or compare the "
+        f"sites by hand "
+        "before image sync is released",
+    )
+
+
+class ReleaseImageSync(Step):
+    """Image sync goes on, as it was set before. Source: procedures 2.6 H3."""
+
+    name = "release-image-sync"
+    title = "Release image sync"
+    interrupts = "puma, sidekiq and geo-logcursor restart (seconds)"
+    evidence = "derived"
+    source = "procedures 2.6 H3"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if not state.is_held(site) and everybody_moved(site.sites):
+            return Done("image sync goes on, and every site is on its database")
+        return False
+
+    def manual(self, site: Site) -> str | None:
+        return by_hand(site, {state.HOLD: None}, "rails", "sidekiq")
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(
+            state.file_changes(site, {state.HOLD: None}, "rails", "sidekiq"),
+            duration="1 to 5 min",
+            note="Geo then removes from this site what the primary does not have",
+        )
+
+    def apply(self, site: Site) -> None:
+        wrong = [
+            site_.name
+            for site_ in site.sites.all
+            if equals_its_snapshot(site_).verdict not in ("passed", "not applicable")
+        ]
+        if wrong:
+            raise StepFailed(
+                f"{', '.join(wrong)} does not equal its snapshot: image sync stays held",
+                remedy="see the check 'every site equals its own snapshot'",
+                site=site.name,
+            )
+        site.change_gitlab_rb(
+            self.name, {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
+        )
+
+    def verify(self, site: Site) -> Finding:
+        enabled = ask_rails(site, REPLICATION_ENABLED)
+        if enabled == "true":
+            return passed(f"replication of images: {enabled}", "true")
+        return failed(f"replication of images: {enabled}", "true", remedy="is it switched off elsewhere in gitlab.rb?")
+
+    def undo(self, site: Site) -> None:
+        site.change_gitlab_rb(
+            f"{self.name}-undo",
+            {state.HOLD: HOLD_SETTING},
+            lambda package: _replication_is(package, False),
+            "rails",
+            "sidekiq",
+        )
+
+    def state_after_failure(self, site: Site) -> str:
+        return state.describe(site)
+
+
+class ResyncEverything(Step):
+    """Every repository is synced again: events that came while sync was held were skipped. Source: procedures 2.6
+    H4.
+    """
+
+    name = "resync-everything"
+    title = "Sync every repository again"
+    reversible = True
+    evidence = "derived"
+    source = "procedures 2.6 H4, 5.4"
+
+    def is_done(self, site: Site) -> bool | Done:
+        kept = site.keep.load("resynced")
+        if not kept or state.is_held(site) or not everybody_moved(site.sites):
+            return False
+        since = datetime.fromisoformat(kept["at"])
+        # a record that was synced then and failed later is the verification's business, which names it
+        records = site.sites.primary.gitlab.sync_records(geo_site(site))
+        left = [record for record in records if record.last_synced_at is None or record.last_synced_at < since]
+        return Done("every repository was synced after the release") if not left else False
+
+    def plan(self, site: Site) -> Plan:
+        known = len(site.sites.primary.gitlab.sync_records(geo_site(site)))
+        return Plan(
+            [
+                Change(
+                    "api",
+                    f"{site.sites.primary.parameters.gitlab.url} for {site.parameters.geo_site_name}",
+                    after="GraphQL geoRegistriesBulkUpdate: CONTAINER_REPOSITORY_REGISTRY, RESYNC_ALL",
+                )
+            ],
+            duration=f"some minutes for {known} repositories; layers that are there already are not sent again",
+        )
+
+    def apply(self, site: Site) -> None:
+        entry, api = geo_site(site), site.sites.primary.gitlab
+        kept = site.keep.load("resynced")
+        if not kept:
+            kept = {"at": _time_of(site)}
+            api.resync_all(entry)
+            site.keep.save("resynced", kept)
+        left = api.wait_until_synced(
+            entry, datetime.fromisoformat(kept["at"]), limit=RESYNC_LIMIT, progress=site.progress
+        )
+        if left:
+            site.keep.remove("resynced")
+            raise StepFailed(
+                f"{len(left)} repositories were not synced again: {_names(left)}",
+                remedy="see geo.log on the secondary; run this again to ask for another sync of everything",
+                site=site.name,
+            )
+
+    def verify(self, site: Site) -> Finding:
+        since = datetime.fromisoformat(site.keep.load("resynced")["at"])
+        records = site.sites.primary.gitlab.sync_records(geo_site(site))
+        left = [record for record in records if not synced_since(record, since)]
+        rows = [{"repository id": r.repository, "state": r.state, "failure": r.failure} for r in left]
+        if left:
+            return failed(f"{len(left)} of {len(records)} not synced since", "all synced", rows=rows)
+        return passed(f"{len(records)} repositories synced since the release", "all")
+
+    def state_after_failure(self, site: Site) -> str:
+        return state.describe(site)
+
+
+def _time_of(site: Site) -> str:
+    """The node's clock, to the second: the records' times come from the same site, not from this machine."""
+    seconds = int(site.rails_node.run(["date", "-u", "+%s"]).stdout.strip())
+    return state.stamp(datetime.fromtimestamp(seconds, UTC))
+
+
+def _names(records: Sequence[Any]) -> str:
+    shown = [f"{record.repository} ({record.state}: {record.failure or 'no message'})" for record in records[:5]]
+    return ", ".join(shown) + (" …" if len(records) > 5 else "")
+
+
+HOLD = Procedure("hold-sync", steps=[HoldImageSync()], title="Hold image sync")
+RELEASE = Procedure(
+    "release-sync",
+    checks=[],
+    steps=[ReleaseImageSync(), ResyncEverything()],
+    title="Release image sync and resync everything",
+)

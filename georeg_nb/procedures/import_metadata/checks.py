@@ -1,0 +1,257 @@
+"""What must hold before an import: every guard that the importer itself does not have (registry 0)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from georeg_nb.errors import CommandTimeout
+from georeg_nb.omnibus import Window as Prediction
+from georeg_nb.omnibus import predict_window
+from georeg_nb.procedures import forecast, hold_sync, state
+from georeg_nb.procedures.forecast import Forecast
+from georeg_nb.runbook import Finding, check, expect, failed, later, not_applicable, passed, warning
+from georeg_nb.site import Site
+
+MOVED = "the registry works on its database already"
+DU_LIMIT = 900.0
+
+
+def import_job(site: Site) -> str:
+    """Name of the site's import job: one name, so that there are never two of them."""
+    return f"{site.name}-import"
+
+
+def import_runs(site: Site) -> bool:
+    """Whether an import of ours is at work on any registry node."""
+    jobs = [node.job(import_job(site)) for node in site.registry_nodes]
+    return any(job is not None and job.state == "running" for job in jobs)
+
+
+def recent_forecast(site: Site) -> Forecast:
+    """The forecast, made anew unless it is younger than a minute, or than twice the time that it took."""
+    kept: tuple[float, Forecast] | None = site.__dict__.get("_forecast")
+    if kept and time.monotonic() < kept[0]:
+        return kept[1]
+    started = time.monotonic()
+    made = forecast.make(site)
+    site.__dict__["_forecast"] = (time.monotonic() + max(60.0, 2 * (time.monotonic() - started)), made)
+    return made
+
+
+def _unless_moved(question: Callable[[Site], Finding]) -> Callable[[Site], Finding]:
+    """A question that only matters before the site has moved."""
+
+    def asked(site: Site) -> Finding:
+        return not_applicable(MOVED) if state.on_own_database(site) else question(site)
+
+    asked.__name__, asked.__doc__ = question.__name__, question.__doc__
+    return asked
+
+
+@check("no tag will be left behind unnoticed", source="registry 1.6", evidence="run")
+@_unless_moved
+def no_unnamed_loss(site: Site) -> Finding:
+    """The importer loses tags with status 0, and dies of a few corruptions: both are found here, with their cause."""
+    if state.open_window(site) and state.valid_snapshot(site):
+        return passed("judged before pushes were refused; nothing can have changed since", "no unnamed loss")
+    made = recent_forecast(site)
+    rows = [trouble.row() for trouble in made.troubles]
+    fatal = made.of("fatal")
+    if fatal:
+        return failed(
+            f"the import would end at {fatal[0].name}: {fatal[0].cause}" + _more(fatal),
+            "nothing that ends the import",
+            remedy="mend or delete these in the storage or through the registry; the table names each with its cause",
+            rows=rows,
+        )
+    accepted = state.accepted_losses(site)
+    lost = [trouble for trouble in made.of("lost") if trouble.name not in accepted]
+    if lost:
+        return failed(
+            f"{len(lost)} tags would be lost: {', '.join(t.name for t in lost[:5])}" + (" …" if len(lost) > 5 else ""),
+            "no tag lost that is not named in accept_losses",
+            remedy="push these images again, or delete their tags, or agree to lose them: accept_losses: ["
+            + ", ".join(t.name for t in lost[:5])
+            + "]",
+            rows=rows,
+        )
+    expected = f"{len(made.tags)} tags, each imported or named"
+    if made.troubles:
+        agreed, broken = len(made.of("lost")), len(made.of("incomplete"))
+        return warning(
+            f"{agreed} agreed to be lost, {broken} images broken before and after",
+            expected,
+            remedy="the table names each with its cause",
+            rows=rows,
+        )
+    return passed(f"{len(made.tags)} tags, none in trouble", expected)
+
+
+def _more(items: list[forecast.Trouble]) -> str:
+    return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
+
+
+def prediction(site: Site) -> Prediction:
+    """How long pushes will be refused: by the number of tags and the size, and as measured on a site before."""
+    made = recent_forecast(site)
+    others = [state.window(other) for other in site.sites.all if other.name != site.name]
+    measured = next(((w.tags, w.import_seconds) for w in others if w and w.outcome == "migrated" and w.tags), None)
+    return predict_window(len(made.tags), storage_bytes(site), measured=measured)
+
+
+def storage_bytes(site: Site) -> int | None:
+    """Size of the registry's storage on disk; None where it is not a file system, or counting takes too long."""
+    config = site.omnibus.registry_config()
+    root = config.root_directory if config else None
+    if not root:
+        return None
+    try:
+        output = site.omnibus.node.run(
+            ["du", "-sk", f"{root}/docker/registry/v2"], timeout=DU_LIMIT, check=False
+        ).stdout
+    except CommandTimeout:
+        return None
+    first = output.split()
+    return int(first[0]) * 1024 if first and first[0].isdigit() else None
+
+
+@check("the read-only window is short enough", source="procedures 2.6", evidence="derived")
+@_unless_moved
+def window_is_short_enough(site: Site) -> Finding:
+    """Pushes are refused for this long; a one-step import needs the window for all of it."""
+    opened = state.open_window(site)
+    if opened:
+        return warning(
+            f"pushes have been refused since {opened.opened}",
+            "",
+            remedy="apply this section to go on, or `run.undo` of its step read-only to let pushes in again",
+        )
+    limit = site.options.read_only_limit_minutes
+    predicted = prediction(site)
+    expected = f"at most {limit} min"
+    if predicted.high > limit * 60:
+        return failed(
+            f"predicted: {predicted}",
+            expected,
+            remedy="raise read_only_limit_minutes knowingly, or run offline garbage collection first (legacy mode "
+            "only)",
+        )
+    return passed(f"predicted: {predicted}", expected)
+
+
+@check("image sync is held on every secondary", source="procedures 2.6", evidence="derived")
+@_unless_moved
+def image_sync_is_held(site: Site) -> Finding:
+    """Geo would remove from a secondary what an import has lost."""
+    open_ = [other.name for other in site.sites.secondaries if not state.is_held(other)]
+    if open_:
+        return later(f"held by section 'hold' (not yet on {', '.join(open_)})")
+    return passed("held", "held")
+
+
+@check("every secondary's import is proved", source="procedures 2.6", evidence="derived")
+@_unless_moved
+def secondaries_are_proved(site: Site) -> Finding:
+    """A legacy secondary that syncs from a database-backed primary is the combination to avoid (procedures 1.3)."""
+    if site.role == "secondary":
+        return not_applicable("this is a secondary")
+    left = [other.name for other in site.sites.secondaries if not state.on_own_database(other)]
+    if left:
+        return later(f"after the import of {', '.join(left)}")
+    findings = {other.name: hold_sync.equals_its_snapshot(other) for other in site.sites.secondaries}
+    wrong = [f"{name}: {finding.found}" for name, finding in findings.items() if finding.verdict == "failed"]
+    if wrong:
+        return failed("; ".join(wrong), "as in its snapshot", remedy="see the secondary's section")
+    return passed("on their databases, as in their snapshots", "proved")
+
+
+@check("the schema is current", source="registry 0 fact 3, 4.3", evidence="run")
+@_unless_moved
+def schema_is_current(site: Site) -> Finding:
+    """An import without schema does not say so, and an old schema passes too and dies in the middle.
+
+    Read from the bookkeeping tables: `migrate status` writes, and its short form looks at half of them.
+    """
+    applied = state.applied_schema(site)
+    kept = site.keep.load("schema")
+    if not kept or not any(applied.values()):
+        return later("made by step migrate-schema")
+    if kept["registry"] != site.omnibus.registry_version():
+        return later(f"the registry is now {site.omnibus.registry_version()}: step migrate-schema runs again")
+    found = f"{applied['pre']} and {applied['post']} migrations"
+    return expect(found, f"{kept['pre']} and {kept['post']} migrations", remedy="apply step migrate-schema again")
+
+
+@check("no tag in the metadata database yet", source="procedures 2.6", evidence="run")
+@_unless_moved
+def tags_table_is_empty(site: Site) -> Finding:
+    """The importer refuses to import over tags, and then turns the lock files round (registry 0 fact 2)."""
+    if import_runs(site):
+        return passed("an import of ours is running", "no tag, or an import of ours")
+    count = site.metadata_db.count("tags")
+    if count and state.imported(site):
+        return passed(f"{count} tags, exactly those of the snapshot", "no tag, or an import of ours")
+    if count and half_import_is_ours(site).verdict == "passed":
+        return later(f"{count} tags of a half-finished import of ours: step clear-half-import removes them")
+    return expect(
+        f"{count} tags",
+        "0 tags",
+        remedy="this database is or was in use: never truncate it. Give the site an empty database of its own",
+    )
+
+
+@check("what is in the database is a half-finished import of ours", source="procedures 2.6, registry 0", evidence="run")
+@_unless_moved
+def half_import_is_ours(site: Site) -> Finding:
+    """Emptying `tags` of a registry in use would lose every tag pushed since. So: never enabled, and all of it ours."""
+    reasons = []
+    if not state.is_legacy(site) or site.registry.identity().database:
+        reasons.append("the registry is not in legacy mode")
+    if site.keep.load("enabled"):
+        reasons.append("the database was enabled once")
+    kept, last = state.snapshot(site), state.window(site)
+    if kept is None or last is None:
+        reasons.append("no import of ours is known on this site")
+    elif state.lockfiles(site).database and last.lockfiles[0] is not False:
+        reasons.append("the lock file database-in-use was there before our import")
+    tags = site.metadata_db.all_tags()
+    foreign = [key for key in tags if kept is None or kept.tags.get(key) not in (tags[key], "")]
+    if foreign:
+        reasons.append(f"{len(foreign)} tags are not those of our snapshot, e.g. {':'.join(foreign[0])}")
+    if state.tags_were_touched(site):
+        reasons.append("tags were moved in it, which an import never does")
+    if reasons:
+        return failed(
+            "; ".join(reasons),
+            "never enabled, and nothing but tags of our snapshot",
+            remedy="do not truncate. Find out which registry works on this database",
+        )
+    return passed(f"{len(tags)} tags, all of our snapshot; never enabled", "never enabled, and nothing but our tags")
+
+
+@check("nobody else is connected to the metadata database", source="registry 0", evidence="derived")
+@_unless_moved
+def nobody_else_connected(site: Site) -> Finding:
+    """An import that somebody started elsewhere, or a registry that works on this database already, shows as a
+    session.
+    """
+    sessions = [] if import_runs(site) else state.other_sessions(site)
+    return expect(
+        "; ".join(sessions) or "nobody",
+        "nobody",
+        remedy="find out what connects there (an import by hand? another registry?) and end it",
+    )
+
+
+@check("the registry is in legacy mode", source="registry 3.3", evidence="run")
+@_unless_moved
+def registry_is_legacy(site: Site) -> Finding:
+    """By configuration and by what the running process says."""
+    enabled = site.registry.identity().database
+    configured = "legacy" if state.is_legacy(site) else "not legacy"
+    return expect(
+        f"configured: {configured}; running: {'database' if enabled else 'legacy'}",
+        "configured: legacy; running: legacy",
+        remedy="reconfigure the nodes; if the registry works on another database, this runbook is not for it",
+    )

@@ -1,0 +1,201 @@
+"""The read-only window: opened, proved, and closed again; also when something in it goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from georeg_nb import gitlab_rb
+from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
+from georeg_nb.nodes import Node
+from georeg_nb.omnibus import LOCKFILES, Omnibus
+from georeg_nb.procedures import state
+from georeg_nb.procedures.hold_sync import by_hand
+from georeg_nb.procedures.import_metadata import checks
+from georeg_nb.procedures.state import Window
+from georeg_nb.runbook import Done, Finding, Plan, Step, failed, passed
+from georeg_nb.site import Site
+
+LOCKFILE = b'{"version":1}'
+
+
+class ImportStep(Step):
+    """A step of an import: after a failure it says whether pushes are refused."""
+
+    def state_after_failure(self, site: Site) -> str:
+        return state.describe(site)
+
+
+# proofs
+
+
+def probe_repository(site: Site) -> str:
+    """A repository to try an upload in: one that exists, because asking to push to a new one would create it in
+    GitLab.
+    """
+    return next(iter(site.registry.catalog()), "")
+
+
+def upload_answers(site: Site) -> dict[str, bool]:
+    """Node → whether its registry refused an upload as read-only (405). An accepted one is cancelled at once."""
+    path = probe_repository(site)
+    return {node.name: _refuses(site, node, path) for node in site.registry_nodes}
+
+
+def _refuses(site: Site, node: Node, path: str) -> bool:
+    return site.registry_at(node).probe_write(path) == "refused"
+
+
+def refused_everywhere(site: Site) -> Finding:
+    """Proof that pushes are refused, on every registry node (procedures 4.3: config.yml alone is none)."""
+    return _proof(site, upload_answers(site), wanted=True)
+
+
+def accepted_everywhere(site: Site) -> Finding:
+    """Proof that pushes are accepted again, on every registry node."""
+    return _proof(site, upload_answers(site), wanted=False)
+
+
+def _proof(site: Site, answers: dict[str, bool], *, wanted: bool) -> Finding:
+    words = {True: "refused (405)", False: "accepted"}
+    found = "; ".join(f"upload {words[answer]} on {name}" for name, answer in sorted(answers.items()))
+    expected = f"upload {words[wanted]} on every registry node"
+    if all(answer is wanted for answer in answers.values()):
+        return passed(found, expected)
+    return failed(found, expected, remedy="`gitlab-ctl restart registry` on that node, then run this again")
+
+
+# read-only
+
+
+class ReadOnly(ImportStep):
+    """Pushes and deletes are refused (405) until EnableDatabase; reads go on. Source: procedures 4.3."""
+
+    name = "read-only"
+    title = "Refuse pushes to the registry"
+    interrupts = "pushes and deletions; the registry restarts (seconds)"
+    evidence = "run"
+    source = "procedures 2.6, 4.3"
+    needs = (
+        checks.registry_is_legacy,
+        checks.image_sync_is_held,
+        checks.secondaries_are_proved,
+        checks.schema_is_current,
+        checks.tags_table_is_empty,
+        checks.nobody_else_connected,
+        checks.no_unnamed_loss,
+        checks.window_is_short_enough,
+    )
+
+    def is_done(self, site: Site) -> bool | Done:
+        if state.on_own_database(site):
+            return Done(checks.MOVED)
+        if state.open_window(site) is None:
+            return False
+        return Done("pushes are refused") if refused_everywhere(site).verdict == "passed" else False
+
+    def manual(self, site: Site) -> str | None:
+        return by_hand(site, _settings(site.omnibus), "registry")
+
+    def plan(self, site: Site) -> Plan:
+        predicted = "" if state.open_window(site) else str(checks.prediction(site))
+        return Plan(
+            state.file_changes(site, _settings(site.omnibus), "registry"),
+            duration=predicted,
+            note="the window lasts from here to step enable-database; whatever fails in it lets pushes in again",
+        )
+
+    def apply(self, site: Site) -> None:
+        if state.open_window(site) is None:
+            found = state.lockfiles(site)
+            state.save_window(site, Window(state.stamp(), lockfiles=(found.database, found.filesystem)))
+        try:
+            site.change_gitlab_rb(self.name, _settings, shows_read_only, "registry")
+            proof = refused_everywhere(site)
+            if proof.failed:
+                raise StepFailed(proof.found, remedy=proof.remedy, site=site.name)
+        except (CommandTimeout, JobLost):
+            raise
+        except GeoregError as error:
+            raise gave_up(site, error) from error
+
+    def verify(self, site: Site) -> Finding:
+        return refused_everywhere(site)
+
+    def undo(self, site: Site) -> None:
+        if state.on_own_database(site):
+            raise StepFailed("the window is over: the registry works on its database", site=site.name)
+        if checks.import_runs(site):
+            raise StepFailed(
+                "an import is running: pushes let in now would be missing from the database",
+                remedy=f"wait for job {checks.import_job(site)}, or end it first; then undo again",
+                site=site.name,
+            )
+        let_pushes_in(site)
+
+
+def _settings(package: Omnibus) -> dict[str, str | None]:
+    config = package.registry_config()
+    if config is None:
+        raise StepFailed("no config.yml was rendered for the registry", node=package.node.name)
+    try:
+        return {state.READ_ONLY: gitlab_rb.read_only(config.storage)}
+    except ValueError as error:
+        raise StepFailed(f"config.yml of the registry: {error}", node=package.node.name) from None
+
+
+def shows_read_only(package: Omnibus) -> list[str]:
+    """What a node that shall refuse pushes does not show yet."""
+    config = package.registry_config()
+    return registry_down(package) + (["config.yml is not read-only"] if config is None or not config.read_only else [])
+
+
+def shows_writable(package: Omnibus) -> list[str]:
+    """What a node that shall accept pushes does not show yet."""
+    config = package.registry_config()
+    return registry_down(package) + (["config.yml is read-only"] if config is None or config.read_only else [])
+
+
+def registry_down(package: Omnibus) -> list[str]:
+    """Whether the supervisor sees the registry up."""
+    service = package.service("registry")
+    return [] if service and service.up else ["the registry is not running"]
+
+
+# giving up
+
+
+def let_pushes_in(site: Site) -> None:
+    """End the window in legacy mode, as it was before: lock files as they lay, read-only off. Source: procedures
+    2.6.
+    """
+    opened = state.window(site)
+    restore_lockfiles(site, opened)
+    site.change_gitlab_rb("reopen", {state.READ_ONLY: None}, shows_writable, "registry")
+    if opened and not opened.closed:
+        state.save_window(site, replace(opened, closed=state.stamp(), outcome="given up"))
+
+
+def restore_lockfiles(site: Site, opened: Window | None) -> None:
+    """Put the lock files back as they lay when the window was opened: a legacy registry refuses to start beside
+    `database-in-use`, which an import leaves behind (registry 3.1, 3.3).
+    """
+    config = site.omnibus.registry_config()
+    if opened is None or config is None or not config.root_directory:
+        return
+    node, now = site.omnibus.node, state.lockfiles(site)
+    folder = f"{config.root_directory}/{LOCKFILES}"
+    if now.database and opened.lockfiles[0] is False:
+        node.remove_file(f"{folder}/database-in-use")
+    if now.filesystem is False and opened.lockfiles[1]:
+        node.write_file(f"{folder}/filesystem-in-use", LOCKFILE, mode=0o644)
+
+
+def gave_up(site: Site, error: GeoregError) -> StepFailed:
+    """Let pushes in again after a failure in the window, and make the error that says so."""
+    site.progress("letting pushes in again")
+    try:
+        let_pushes_in(site)
+        ended = "pushes are accepted again, in legacy mode as before"
+    except GeoregError as second:
+        ended = f"AND PUSHES ARE STILL REFUSED, because letting them in failed too: {second.message}"
+    return StepFailed(f"{error.message}\n  {ended}", remedy=error.remedy, site=site.name)

@@ -1,0 +1,315 @@
+"""Where a site stands in its migration, told by reading the site: what it rendered, what it keeps, what its database
+holds.
+
+A run that died is resumed from here and never from its ledger. Facts that cannot be read off a site (when pushes were
+first refused, what the tags were then) are kept on it as small files (`site.keep`), so that any later run finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from georeg_nb import gitlab_rb
+from georeg_nb.errors import GeoregError
+from georeg_nb.omnibus import BUNDLED_DATABASE, Lockfiles, Omnibus, RegistryConfig
+from georeg_nb.runbook import Change
+from georeg_nb.site import Site
+from georeg_nb.verification import Comparison, accept_losses, compare_tags
+
+HOLD = "hold-image-sync"
+DATABASE = "registry-database"
+READ_ONLY = "registry-read-only"
+
+Tags = Mapping[tuple[str, str], str]  # (repository, tag) → digest ("" where the registry cannot tell it)
+
+
+def now() -> datetime:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def stamp(moment: datetime | None = None) -> str:
+    """A time as text."""
+    return (moment or now()).isoformat()
+
+
+# what is rendered
+
+
+def registry_configs(site: Site) -> list[tuple[Omnibus, RegistryConfig | None]]:
+    """Each registry node with its rendered configuration."""
+    return [(package, package.registry_config()) for package in site.packages("registry")]
+
+
+def is_ours(config: RegistryConfig, site: Site) -> bool:
+    """Whether the configuration names the database that the sites file gives this site."""
+    database = site.parameters.database
+    return config.database_address == (database.host, database.port, database.name)
+
+
+def is_bundled(config: RegistryConfig) -> bool:
+    """Whether it names the package's own PostgreSQL (the default of an unset host)."""
+    return config.database_address[0] == BUNDLED_DATABASE
+
+
+def on_own_database(site: Site) -> bool:
+    """Every registry node is configured to work on the site's own external database."""
+    configs = [config for _, config in registry_configs(site)]
+    return bool(configs) and all(c is not None and c.mode == "database" and is_ours(c, site) for c in configs)
+
+
+def is_connected(site: Site) -> bool:
+    """Every registry node knows the connection to the site's own database, whether it works on it or not."""
+    configs = [config for _, config in registry_configs(site)]
+    return bool(configs) and all(c is not None and is_ours(c, site) and c.mode != "prefer" for c in configs)
+
+
+def is_legacy(site: Site) -> bool:
+    """Every registry node keeps its metadata in the storage."""
+    configs = [config for _, config in registry_configs(site)]
+    return bool(configs) and all(c is not None and c.mode == "legacy" for c in configs)
+
+
+def read_only_nodes(site: Site) -> list[str]:
+    """Registry nodes whose configuration refuses pushes."""
+    return [package.node.name for package, config in registry_configs(site) if config and config.read_only]
+
+
+def lockfiles(site: Site) -> Lockfiles:
+    """Lock files in the storage, which all registry nodes share."""
+    return site.omnibus.lockfiles()
+
+
+def is_held(site: Site) -> bool:
+    """Image sync is switched off on every Rails node of a secondary, as rendered."""
+    return all(not package.gitlab_yml().replication_enabled for package in site.packages("rails", "sidekiq"))
+
+
+def block_there(site: Site, concern: str) -> bool:
+    """Whether one of georeg's blocks of that concern is in a gitlab.rb of the site."""
+    return any(concern in gitlab_rb.blocks(package.gitlab_rb()) for package in site.packages())
+
+
+def describe(site: Site) -> str:
+    """What a person must know about the site's registry: mode, whether pushes are refused, and running jobs."""
+    try:
+        configs = [config for _, config in registry_configs(site) if config]
+        modes = {config.mode for config in configs}
+        read_only = read_only_nodes(site)
+        parts = [f"registry in {' and '.join(sorted(modes)) or 'unknown'} mode"]
+        parts.append(f"READ-ONLY on {', '.join(read_only)}: pushes are refused" if read_only else "pushes are accepted")
+        if site.role == "secondary":
+            parts.append("image sync is held" if is_held(site) else "image sync goes on")
+        jobs = [f"{job.name} on {node.name}" for node in site.nodes for job in node.jobs() if job.state == "running"]
+        if jobs:
+            parts.append(f"running by itself: {', '.join(jobs)}")
+        return f"{site.name}: {', '.join(parts)}"
+    except GeoregError as error:
+        return f"{site.name}: its state could not be read ({error.message})"
+
+
+# the read-only window
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time in which pushes were refused. `closed` is empty while it is open; `outcome`: migrated or given up.
+
+    `lockfiles` are those that lay in the storage when it was opened (database, filesystem), to be put back when given
+    up.
+    """
+
+    opened: str
+    closed: str = ""
+    outcome: str = ""
+    lockfiles: tuple[bool | None, bool | None] = (None, None)
+    import_seconds: float = 0.0
+    tags: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Measured length."""
+        end = datetime.fromisoformat(self.closed) if self.closed else now()
+        return (end - datetime.fromisoformat(self.opened)).total_seconds()
+
+
+def window(site: Site) -> Window | None:
+    """The last window of the site; None before the first."""
+    data = site.keep.load("window")
+    if not isinstance(data, Mapping):
+        return None
+    values = dict(data)
+    values["lockfiles"] = tuple(values.get("lockfiles") or (None, None))
+    return Window(**values)
+
+
+def save_window(site: Site, value: Window) -> None:
+    """Keep it."""
+    site.keep.save("window", asdict(value))
+
+
+def open_window(site: Site) -> Window | None:
+    """The window that is open now: kept as open, and every registry node is configured read-only."""
+    kept = window(site)
+    if kept is None or kept.closed or len(read_only_nodes(site)) != len(site.registry_nodes):
+        return None
+    return kept
+
+
+# the snapshot
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All tags of a site's registry with their digests, read over HTTP while it was read-only in legacy mode."""
+
+    window: str
+    taken: str
+    tags: Tags = field(repr=False)
+
+    def data(self) -> dict[str, Any]:
+        """As it is kept: {repository: {tag: digest}}."""
+        nested: dict[str, dict[str, str]] = {}
+        for (path, tag), digest in self.tags.items():
+            nested.setdefault(path, {})[tag] = digest
+        return {"window": self.window, "taken": self.taken, "tags": nested}
+
+
+def snapshot(site: Site) -> Snapshot | None:
+    """The kept snapshot of the site; None where there is none."""
+    data = site.keep.load("snapshot")
+    if not isinstance(data, Mapping):
+        return None
+    tags = {(path, tag): digest for path, names in data["tags"].items() for tag, digest in names.items()}
+    return Snapshot(data["window"], data["taken"], tags)
+
+
+def valid_snapshot(site: Site) -> Snapshot | None:
+    """The snapshot of the window that is open now, or, on a site that has moved, of the window in which it moved."""
+    kept, last = snapshot(site), window(site)
+    if kept is None or last is None or kept.window != last.opened:
+        return None
+    if open_window(site) is not None or last.outcome == "migrated" or on_own_database(site):
+        return kept
+    return None
+
+
+# the database
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The last row that an import wrote when it ended. A killed import writes none (registry 4.2)."""
+
+    id: int
+    errors: str
+    complete: bool
+
+
+def last_import(site: Site) -> Statistics | None:
+    """What the last ended import says about itself in the database: its errors, and whether its last step ended too."""
+    rows = site.metadata_db.import_statistics()
+    if not rows:
+        return None
+    row = rows[-1]
+    errors = [str(row[f"{step}_error"]) for step in ("pre_import", "tag_import", "blob_import") if row[f"{step}_error"]]
+    return Statistics(int(row["id"]), "; ".join(errors), row["blob_import_finished_at"] is not None)
+
+
+def other_sessions(site: Site) -> list[str]:
+    """Who else is connected to the site's metadata database: an import on any machine shows here, whoever started
+    it.
+    """
+    with site.metadata_db.connect() as connection:
+        rows = connection.execute(
+            "SELECT coalesce(usename, '?') || ' from ' || coalesce(host(client_addr), 'a socket') || ' since '"
+            " || to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'georeg'"
+            " AND backend_type = 'client backend' ORDER BY backend_start"
+        ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def tags_changed_since(site: Site, moment: datetime) -> set[tuple[str, str]]:
+    """(repository, tag) of tags that were pushed or moved in the database after a moment (registry 4.5)."""
+    with site.metadata_db.connect() as connection:
+        rows = connection.execute(
+            "SELECT r.path, t.name FROM tags t JOIN repositories r ON r.top_level_namespace_id = "
+            "t.top_level_namespace_id"
+            " AND r.id = t.repository_id WHERE greatest(t.created_at, t.updated_at) >= %s",
+            [moment],
+        ).fetchall()
+    return {(path, tag) for path, tag in rows}
+
+
+UNREADABLE = "unreadable"
+
+
+def compare(site: Site, before: Tags, after: Tags) -> Comparison:
+    """A snapshot against what is there now; tags whose loss the operator agreed to are marked as accepted.
+
+    A tag whose digest the legacy registry could not tell has only to be there.
+    """
+    known = {key: digest or after.get(key, UNREADABLE) for key, digest in before.items()}
+    return accept_losses(compare_tags(known, after, names=("before", "now")), accepted_losses(site))
+
+
+def accepted_losses(site: Site) -> frozenset[str]:
+    """Tags ("path:tag") that the operator agreed to lose."""
+    return frozenset(site.options.accept_losses)
+
+
+def imported(site: Site) -> bool:
+    """The database holds exactly the tags of the open window's snapshot (less what was agreed to), and the import ended
+    without an error, its last step included.
+    """
+    kept, last = valid_snapshot(site), last_import(site)
+    if kept is None or last is None or last.errors or not last.complete:
+        return False
+    return compare(site, kept.tags, site.metadata_db.all_tags()).equal
+
+
+def proof(site: Site) -> Mapping[str, Any] | None:
+    """The kept proof that the database equals the snapshot, if it is of the last window; None otherwise."""
+    data, last = site.keep.load("proof"), window(site)
+    return data if isinstance(data, Mapping) and last is not None and data.get("window") == last.opened else None
+
+
+def applied_schema(site: Site) -> dict[str, Any]:
+    """What is applied of the registry's schema: numbers and last ids, before and after deployment (registry 4.3)."""
+    before, after = site.metadata_db.migrations()
+    return {
+        "pre": len(before),
+        "post": len(after),
+        "last_pre": max(before, default=""),
+        "last_post": max(after, default=""),
+    }
+
+
+def tags_were_touched(site: Site) -> bool:
+    """Whether a tag in the database was ever moved: an import never does that (registry 4.5)."""
+    with site.metadata_db.connect() as connection:
+        row = connection.execute("SELECT EXISTS (SELECT FROM tags WHERE updated_at IS NOT NULL)").fetchone()
+    return bool(row and row[0])
+
+
+# plans
+
+
+def file_changes(site: Site, changes: Mapping[str, str | None], *roles: str) -> list[Change]:
+    """How gitlab.rb changes on the nodes of these roles, and the reconfigure that follows."""
+    planned: list[Change] = []
+    for package in site.packages(*roles):
+        text = package.gitlab_rb()
+        present = gitlab_rb.blocks(text)
+        before = "\n\n".join(present[concern] for concern in changes if concern in present)
+        after = "\n\n".join(body for body in changes.values() if body is not None)
+        removed = [concern for concern, body in changes.items() if body is None]
+        intent = after + "".join(f"\nwithout {concern}" for concern in removed)
+        where = f"{gitlab_rb.PATH} on {package.node.name}"
+        planned.append(Change("file", where, site.masked(before), site.masked(after), binds=site.masked(intent)))
+        planned.append(Change("command", package.node.name, after="gitlab-ctl reconfigure"))
+    return planned

@@ -1,0 +1,384 @@
+"""P7: do the sites hold the same images, and did the rest of Geo go on? Source: procedures 2.7.
+
+Geo's own word comes first and is never proof by itself; the comparison of the databases is. The canary is a step,
+because it writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from georeg_nb.errors import GeoregError, HttpRefused, StepFailed, VerificationDiffers
+from georeg_nb.procedures import state
+from georeg_nb.procedures.hold_sync import everybody_moved, geo_site
+from georeg_nb.runbook import (
+    Change,
+    Done,
+    Finding,
+    Plan,
+    Procedure,
+    Step,
+    check,
+    failed,
+    later,
+    passed,
+    warning,
+)
+from georeg_nb.site import Site, Sites
+from georeg_nb.verification import Comparison, accept_losses, compare_databases, second_look
+
+CANARY_LIMIT = 10 * 60.0  # seconds (procedures 2.7 row 5)
+SETTLE_SECONDS = 20.0
+LAG_LIMIT = 60
+STATUS_PATIENCE = 180.0
+
+
+def ready(sites: Sites) -> bool:
+    """Whether there is something to verify: every site on its database, and image sync going on."""
+    return everybody_moved(sites) and not any(state.is_held(site) for site in sites.secondaries)
+
+
+NOT_YET = "after every site's import and the release of image sync"
+ORDER = ("passed", "not applicable", "later", "warning", "failed")
+
+
+def of_each_secondary(question: Callable[[Site], Finding]) -> Callable[[Sites], Finding]:
+    """Ask a question of every secondary, once there is something to verify, and make one finding of the answers."""
+
+    def asked(sites: Sites) -> Finding:
+        if not ready(sites):
+            return later(NOT_YET)
+        findings = {site.name: question(site) for site in sites.secondaries}
+        if len(findings) == 1:
+            return next(iter(findings.values()))
+        worst = max(findings.values(), key=lambda finding: ORDER.index(finding.verdict))
+        found = "; ".join(f"{name}: {finding.found}" for name, finding in findings.items())
+        rows = [{"secondary": name, **row} for name, finding in findings.items() for row in finding.rows or ()]
+        return Finding(worst.verdict, found, worst.expected, worst.remedy, rows or None)
+
+    asked.__name__, asked.__doc__ = question.__name__, question.__doc__
+    return asked
+
+
+# Geo's own word
+
+
+@check(
+    "Geo reports every repository as synced",
+    source="procedures 2.7 rows 1 to 3",
+    evidence="source",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def geo_reports_synced(site: Site) -> Finding:
+    """Necessary, never proof: an error of a single tag is only logged, and the repository still becomes synced."""
+    finding = _geo_counts(site)
+    deadline = time.monotonic() + STATUS_PATIENCE
+    while finding.failed and time.monotonic() < deadline:  # the report is a minute old or more
+        time.sleep(5)
+        finding = _geo_counts(site)
+    return finding
+
+
+def _geo_counts(site: Site) -> Finding:
+    api = site.sites.primary.gitlab
+    status = api.geo_status(geo_site(site).id)
+    if status is None:
+        return failed("no status was reported", "synced", remedy="see Admin > Geo > Sites")
+    names = ("registry_count", "synced_count", "failed_count", "verified_count", "verification_failed_count")
+    counts = {name: status.images(name) for name in names}
+    total, synced, bad = counts["registry_count"], counts["synced_count"], counts["failed_count"]
+    unverified = counts["verification_failed_count"] or 0
+    found = f"{synced} of {total} synced, {bad} failed, {unverified} failed verification"
+    expected = "all synced, none failed"
+    rows = [{"counter": name, "value": value} for name, value in counts.items()]
+    if status.replicates_images is False:
+        return failed("replication of images is off", expected, remedy="apply section 'release'", rows=rows)
+    if not status.healthy:
+        return failed(f"{found}; {status.health}", expected, remedy="mend what it names", rows=rows)
+    if total is None or synced is None:
+        return failed("the report has no counts of images", expected, remedy="wait for the next report", rows=rows)
+    if synced == total and not bad and not unverified:
+        return passed(found, expected, rows=rows)
+    return failed(
+        found, expected, remedy="the failed ones are named below; RESYNC them, or run.apply('release')", rows=rows
+    )
+
+
+@check("no record of Geo's has failed", source="procedures 2.7 row 7", evidence="source", scope="pair", verifies=True)
+@of_each_secondary
+def no_failed_record(site: Site) -> Finding:
+    """Each with what Geo says about it."""
+    records = site.sites.primary.gitlab.sync_records(geo_site(site), "FAILED")
+    rows = [{"repository id": r.repository, "state": r.state, "failure": r.failure} for r in records]
+    if records:
+        return failed(
+            f"{len(records)} failed: {records[0].failure}", "none", remedy="mend the cause, then RESYNC", rows=rows
+        )
+    return passed("none", "none")
+
+
+@check(
+    "everything else of Geo went on",
+    source="procedures 2.6, 2.7 row 9",
+    evidence="derived",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def other_types_went_on(site: Site) -> Finding:
+    """Lag and counts of the other data types before, during and after: the migration must touch images alone."""
+    kept = [*(site.keep.load("other-types") or [])]
+    status = site.sites.primary.gitlab.geo_status(geo_site(site).id)
+    if status is None:
+        return failed("no status was reported", "went on")
+    kept.append(
+        {
+            "phase": "now",
+            "lag": status.lag,
+            "types": status.other_types(),
+            "cursor": status.number("cursor_last_event_id"),
+        }
+    )
+    rows = [
+        {"phase": entry["phase"], "type": name, **counts, "lag (s)": entry["lag"]}
+        for entry in kept
+        for name, counts in entry["types"].items()
+    ]
+    worse = _worse(kept)
+    if worse:
+        return failed("; ".join(worse), "no more failures than before, little lag", remedy="see Admin > Geo", rows=rows)
+    if len(kept) < 2:
+        return passed("nothing to compare with: no hold was needed", "went on", rows=rows)
+    types = len(kept[-1]["types"])
+    return passed(
+        f"{types} other data types, {len(kept)} observations", "no more failures than before, little lag", rows=rows
+    )
+
+
+def _worse(kept: list[dict[str, Any]]) -> list[str]:
+    first, last = kept[0], kept[-1]
+    worse = []
+    for name, counts in last["types"].items():
+        before = first["types"].get(name) or {}
+        if (counts["failed"] or 0) > (before.get("failed") or 0):
+            worse.append(f"{name}: {counts['failed']} failed, {before.get('failed') or 0} before")
+        if (counts["synced"] or 0) < (before.get("synced") or 0):
+            worse.append(f"{name}: {counts['synced']} synced, {before.get('synced')} before")
+    if (last["lag"] or 0) > LAG_LIMIT:
+        worse.append(f"database lag {last['lag']} s")
+    if (last.get("cursor") or 0) < (first.get("cursor") or 0):
+        worse.append("the log cursor went back")
+    return worse
+
+
+# the proof
+
+
+def compare(sites: Sites, secondary: Site) -> Comparison:
+    """The secondary's images against the primary's, in the databases; what is only on its way is told apart."""
+    primary = sites.primary
+    names = (primary.name, secondary.name)
+
+    def once() -> Comparison:
+        found = compare_databases(primary.metadata_db, secondary.metadata_db, names=names)
+        return accept_losses(found, state.accepted_losses(primary))
+
+    def again() -> Comparison:
+        secondary.progress("some tags differ: looking again, they may be on their way")
+        time.sleep(SETTLE_SECONDS)
+        return once()
+
+    return second_look(once(), again)
+
+
+@check(
+    "the secondary holds the primary's images",
+    source="registry 7, 8; procedures 2.7 row 6",
+    evidence="run",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def same_images(site: Site) -> Finding:
+    """Every (repository, tag, digest) of the two metadata databases, narrowed by fingerprints to what differs."""
+    return judged(compare(site.sites, site))
+
+
+def judged(compared: Comparison) -> Finding:
+    """A comparison as a finding, with its table per repository."""
+    here, there = compared.tags
+    rows = compared.rows()
+    found = f"{there} tags on {compared.there}, {here} on {compared.here}: {compared.verdict}"
+    if compared.verdict == "equal":
+        return passed(found, "equal", rows=rows)
+    if compared.verdict == "in flight":
+        return warning(found, "equal", remedy="look again in a few minutes", rows=rows)
+    names = ", ".join(f"{one.repository}:{one.tag} ({one.kind})" for one in compared.staying[:5])
+    return failed(
+        f"{found}; {names}" + (" …" if len(compared.staying) > 5 else ""),
+        "equal",
+        remedy="missing and differing ones: resync the repository (Admin > Geo), and see geo.log on the secondary; "
+        "extra ones: delete them on the secondary only with consent",
+        rows=rows,
+    )
+
+
+# the canary
+
+
+class Canary(Step):
+    """A small image is pushed to the primary and awaited at each secondary; then its tag is removed again."""
+
+    name = "canary"
+    title = "Push a small image and await it at every secondary"
+    evidence = "source"
+    source = "procedures 2.7 row 5"
+
+    def skip(self, site: Site) -> str | None:
+        return None if site.options.canary_project else "no canary_project is named"
+
+    def is_done(self, site: Site) -> bool | Done:
+        kept = site.keep.load("canary")
+        if not kept or kept.get("delays") is None or not ready(site.sites):
+            return False
+        since = [resynced["at"] for s in site.sites.secondaries if (resynced := s.keep.load("resynced"))]
+        if since and kept["at"] < max(since):
+            return False
+        delays = ", ".join(f"{name} after {seconds:.0f} s" for name, seconds in kept["delays"].items())
+        return Done(f"arrived: {delays}")
+
+    def plan(self, site: Site) -> Plan:
+        project = site.options.canary_project
+        return Plan(
+            [
+                Change("api", f"{site.parameters.registry.url}/{project}", after="push one image of one small layer"),
+                Change("api", f"{site.parameters.registry.url}/{project}", after="remove its tag again"),
+            ],
+            duration=f"some seconds; at most {CANARY_LIMIT / 60:.0f} min",
+            note="Geo records the repository if it is new; its untagged manifest is left to garbage collection",
+        )
+
+    def apply(self, site: Site) -> None:
+        project, moment = site.options.canary_project, state.now()
+        tag = f"georeg-{moment:%Y%m%d-%H%M%S}"
+        started = time.monotonic()
+        site.keep.save("canary", {"tag": tag, "at": state.stamp(moment), "delays": None})
+        digest = site.registry.push_image(project, tag, f"georeg canary {tag}\n")
+        try:
+            delays = {other.name: _await(other, project, tag, digest, started) for other in site.sites.secondaries}
+        finally:
+            _remove(site, project, tag)
+        for other in site.sites.secondaries:
+            _await(other, project, tag, None, time.monotonic())
+        site.keep.save("canary", {"tag": tag, "at": state.stamp(moment), "delays": delays})
+
+    def verify(self, site: Site) -> Finding:
+        kept = site.keep.load("canary") or {}
+        rows = [{"secondary": name, "seconds": seconds} for name, seconds in (kept.get("delays") or {}).items()]
+        if not rows:
+            return failed("it did not arrive", "at every secondary")
+        left = [s.name for s in site.sites.all if s.registry.digest(site.options.canary_project, kept["tag"])]
+        if left:
+            return failed(f"its tag is still on {', '.join(left)}", "removed", remedy=f"delete the tag {kept['tag']}")
+        return passed("arrived at every secondary, and is removed again", "arrived, and removed", rows=rows)
+
+
+def _await(site: Site, project: str, tag: str, wanted: str | None, started: float) -> float:
+    """Wait until the site's registry has the digest (or, None, has not) and return the seconds since `started`."""
+    deadline = time.monotonic() + CANARY_LIMIT
+    what = "to arrive" if wanted else "to be removed"
+    while True:
+        try:
+            if site.registry.digest(project, tag) == wanted:
+                return round(time.monotonic() - started, 1)
+        except HttpRefused as error:
+            if error.status not in (404, 500, 502, 503):
+                raise
+        if time.monotonic() > deadline:
+            raise VerificationDiffers(
+                f"{project}:{tag} did not get {'there' if wanted else 'away'} within {CANARY_LIMIT / 60:.0f} min",
+                remedy="see failure symptoms 24 to 32: notifications, their token, primary_api_url, keys; geo.log",
+                site=site.name,
+            )
+        site.progress(f"waiting for {project}:{tag} {what}")
+        time.sleep(1)
+
+
+def _remove(site: Site, project: str, tag: str) -> None:
+    try:
+        site.registry.delete_tag(project, tag)
+    except GeoregError as error:
+        site.progress(f"the canary's tag {project}:{tag} could not be removed: {error.message}")
+
+
+class Conclude(Step):
+    """The last word, after everything else: every tag compared once more, and kept on the primary."""
+
+    name = "conclude"
+    title = "Compare every tag once more and keep the result"
+    evidence = "run"
+    source = "procedures 2.7 row 6"
+
+    def is_done(self, site: Site) -> bool | Done:
+        kept = site.keep.load("concluded")
+        if not kept or not ready(site.sites):
+            return False
+        since = [resynced["at"] for s in site.sites.secondaries if (resynced := s.keep.load("resynced"))]
+        if since and kept["at"] < max(since):
+            return False
+        if all(compare(site.sites, other).verdict != "different" for other in site.sites.secondaries):
+            return Done(f"equal, as on {kept['at']}")
+        return False
+
+    def plan(self, site: Site) -> Plan:
+        return Plan([Change("record", site.keep.path("concluded"), after="the sites hold the same images")])
+
+    def apply(self, site: Site) -> None:
+        if not ready(site.sites):
+            raise StepFailed("not every site is on its database with image sync going on", site=site.name)
+        for other in site.sites.secondaries:
+            finding = judged(compare(site.sites, other))
+            if finding.failed:
+                raise VerificationDiffers(finding.found, remedy=finding.remedy, site=other.name)
+        site.keep.save("concluded", {"at": state.stamp(), "sites": [other.name for other in site.sites.all]})
+
+    def verify(self, site: Site) -> list[Finding]:
+        return [judged(compare(site.sites, other)) for other in site.sites.secondaries]
+
+
+def measured_windows(sites: Sites) -> list[dict[str, Any]]:
+    """How long pushes were refused on each site, for the table."""
+    rows = []
+    for site in sites.all:
+        last = state.window(site)
+        if last is not None and last.closed:
+            minutes = round(last.seconds / 60, 1)
+            opened = datetime.fromisoformat(last.opened)
+            rows.append({"site": site.name, "from (UTC)": f"{opened:%Y-%m-%d %H:%M:%S}", "minutes": minutes})
+    return rows
+
+
+@check("pushes were refused no longer than allowed", source="design", evidence="run", scope="pair", verifies=False)
+def windows_were_short(sites: Sites) -> Finding:
+    """The measured read-only windows."""
+    if not everybody_moved(sites):
+        return later(NOT_YET)
+    rows = measured_windows(sites)
+    limit = sites.primary.options.read_only_limit_minutes
+    long = [row["site"] for row in rows if row["minutes"] > limit]
+    if long:
+        return warning(f"longer on {', '.join(long)}", f"at most {limit} min", rows=rows)
+    return passed("within the limit" if rows else "not measured: moved earlier", f"at most {limit} min", rows=rows)
+
+
+VERIFY = Procedure(
+    "verify-replication",
+    title="Verify replication",
+    pair_checks=[geo_reports_synced, no_failed_record, same_images, other_types_went_on, windows_were_short],
+    steps=[Canary(), Conclude()],
+)

@@ -1,0 +1,69 @@
+"""The scenarios: one starting point, one notebook, a list of sections each. Source: procedures 1.2."""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+from georeg_nb.errors import ParametersError, Problem
+from georeg_nb.parameters import MigrateLegacyParameters, ScenarioParameters
+from georeg_nb.procedures.guard import GUARD
+from georeg_nb.procedures.hold_sync import HOLD, RELEASE
+from georeg_nb.procedures.import_metadata import IMPORT
+from georeg_nb.procedures.verify_replication import VERIFY
+from georeg_nb.runbook import Scenario, Section, StartingPoint
+from georeg_nb.site import Site, Sites
+
+
+def primary(sites: Sites) -> list[Site]:
+    """The primary alone."""
+    return [sites.primary]
+
+
+def secondaries(sites: Sites) -> list[Site]:
+    """Every secondary."""
+    return sites.secondaries
+
+
+def everywhere(sites: Sites) -> list[Site]:
+    """All sites, the primary first."""
+    return sites.all
+
+
+MIGRATE_LEGACY = Scenario(
+    "migrate-legacy",
+    "Migrate legacy registry metadata on Geo sites",
+    StartingPoint(
+        geo="set up, healthy, images replicated", primary="legacy with images", secondary="legacy with images"
+    ),
+    (
+        Section("guard", GUARD, everywhere),
+        Section("hold", HOLD, secondaries, after=("guard",)),
+        Section("secondary.import", IMPORT, secondaries, after=("hold",)),
+        Section("primary.import", IMPORT, primary, after=("hold", "secondary.import")),
+        Section("release", RELEASE, secondaries, after=("secondary.import", "primary.import")),
+        Section("verify", VERIFY, primary, after=("release",)),
+    ),
+)
+
+
+class Entry(NamedTuple):
+    """A scenario with its notebook and the model of its parameters."""
+
+    scenario: Scenario
+    notebook: str
+    parameters: type[ScenarioParameters]
+
+
+SCENARIOS: dict[str, Entry] = {
+    MIGRATE_LEGACY.id: Entry(MIGRATE_LEGACY, "05-migrate-legacy-metadata.ipynb", MigrateLegacyParameters),
+}
+
+
+def find(scenario: str) -> Scenario:
+    """The scenario of that id. Raises ParametersError with the ids there are."""
+    if scenario in SCENARIOS:
+        return SCENARIOS[scenario].scenario
+    close = difflib.get_close_matches(scenario, SCENARIOS, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(SCENARIOS)}"
+    raise ParametersError([Problem(f"there is no scenario {scenario!r}", "scenario", suggestion=hint)])

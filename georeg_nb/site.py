@@ -1,0 +1,236 @@
+"""A site as procedures see it: its nodes and packages, its database, its registry, its GitLab, and what is kept on it.
+
+Nothing is contacted when the sites are opened: every connection is made by the first question that needs it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol
+
+from georeg_nb import gitlab_rb, redaction
+from georeg_nb.errors import NodeFileMissing, StepFailed
+from georeg_nb.gitlab_api import GitLabAPI
+from georeg_nb.metadata_db import MetadataDB
+from georeg_nb.nodes import LocalNode, Node
+from georeg_nb.omnibus import Omnibus
+from georeg_nb.parameters import ScenarioParameters, SiteParameters, SitesFile
+from georeg_nb.registry_api import RegistryAPI
+
+KEEP = "/var/lib/georeg/keep"
+Role = Literal["primary", "secondary"]
+BlockChanges = Mapping[str, str | None] | Callable[[Omnibus], Mapping[str, str | None]]
+"""georeg's blocks to put (text) or to remove (None), the same on every node or as each node needs them."""
+
+
+class Observer(Protocol):
+    """Who is told what happens: the run's reporter."""
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """A command on a node."""
+
+    def kept(self, site: str, name: str, data: Any) -> None:
+        """A fact that was kept on a site."""
+
+    def progress(self, site: str, text: str, fraction: float | None = None) -> None:
+        """How far something is."""
+
+
+class Keep:
+    """Small facts kept on the site's first registry node, so that any later run, from any machine, finds them.
+
+    What is kept is also copied into the record. Files are 0600: repository names are nobody else's business.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._node = site.registry_nodes[0]
+
+    def path(self, name: str) -> str:
+        """The file on the node."""
+        return f"{KEEP}/{self._site.scenario}/{name}.json"
+
+    def save(self, name: str, data: Any) -> None:
+        """Keep `data` (plain JSON) under a name, in place of what was there."""
+        text = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        self._node.write_file(self.path(name), text.encode(), mode=0o600)
+        self._site.observer.kept(self._site.name, name, data)
+
+    def load(self, name: str) -> Any:
+        """What is kept under a name; None when nothing is. Raises StepFailed when the file was damaged."""
+        try:
+            return json.loads(self._node.read_file(self.path(name)))
+        except NodeFileMissing:
+            return None
+        except ValueError:
+            raise StepFailed(
+                f"{self.path(name)} is damaged",
+                remedy="move it away and run again; it will be taken as missing",
+                site=self._site.name,
+                node=self._node.name,
+            ) from None
+
+    def remove(self, name: str) -> None:
+        """Forget it."""
+        self._node.remove_file(self.path(name))
+
+
+class Site:
+    """One Geo site. `role` is the one that the sites file gives it; checks find out whether GitLab agrees."""
+
+    def __init__(
+        self,
+        parameters: SiteParameters,
+        role: Role,
+        options: ScenarioParameters,
+        observer: Observer,
+        scenario: str,
+    ) -> None:
+        self.parameters = parameters
+        self.name = parameters.name
+        self.role = role
+        self.sites: Sites
+        self.options: Any = options
+        self.observer = observer
+        self.scenario = scenario
+        self.nodes: list[Node] = [
+            LocalNode(node.name, node.roles, node.root, on_command=observer) for node in parameters.nodes
+        ]
+        self.readonly = False
+
+    def __repr__(self) -> str:
+        return f"<Site {self.name} ({self.role}){' read-only' if self.readonly else ''}>"
+
+    # nodes
+
+    def with_role(self, *roles: str) -> list[Node]:
+        """Nodes with any of these roles; without roles, all."""
+        return [node for node in self.nodes if not roles or node.roles & set(roles)]
+
+    @property
+    def rails_node(self) -> Node:
+        """The node that answers questions about Rails and holds the site's lock."""
+        return (self.with_role("rails") or self.nodes)[0]
+
+    @property
+    def registry_nodes(self) -> list[Node]:
+        """Nodes that run a registry."""
+        return self.with_role("registry")
+
+    def packages(self, *roles: str) -> list[Omnibus]:
+        """The package on every node with any of these roles."""
+        return [Omnibus(node, progress=self.progress) for node in self.with_role(*roles)]
+
+    @property
+    def omnibus(self) -> Omnibus:
+        """The package on the first registry node: there imports run, and facts are kept."""
+        return Omnibus(self.registry_nodes[0], progress=self.progress)
+
+    @property
+    def rails(self) -> Omnibus:
+        """The package on the Rails node."""
+        return Omnibus(self.rails_node, progress=self.progress)
+
+    def is_manual(self, node: Node) -> bool:
+        """Whether another tool owns this node's gitlab.rb."""
+        return any(entry.manual for entry in self.parameters.nodes if entry.name == node.name)
+
+    # what the site is made of
+
+    @cached_property
+    def gitlab(self) -> GitLabAPI:
+        """The site's own API."""
+        return GitLabAPI.of(self.parameters.gitlab, site=self.name, readonly=self.readonly)
+
+    @cached_property
+    def registry(self) -> RegistryAPI:
+        """The site's registry, through its public address."""
+        return RegistryAPI.of(self.parameters, readonly=self.readonly)
+
+    def registry_at(self, node: Node) -> RegistryAPI:
+        """The registry process on one node, at the address that it listens on."""
+        config = Omnibus(node).registry_config()
+        address = config.http_address if config else "127.0.0.1:5000"
+        return RegistryAPI.of(self.parameters, address=f"http://{address}", readonly=self.readonly)
+
+    @property
+    def metadata_db(self) -> MetadataDB:
+        """The site's own external metadata database. A new object each time: what is there changes in a run."""
+        return MetadataDB(self.parameters.database, site=self.name)
+
+    @property
+    def keep(self) -> Keep:
+        """Facts kept on the site."""
+        return Keep(self)
+
+    # changes of gitlab.rb
+
+    def change_gitlab_rb(
+        self,
+        step: str,
+        changes: BlockChanges,
+        differences: Callable[[Omnibus], list[str]],
+        *roles: str,
+        patience: float = 90,
+    ) -> None:
+        """Put or remove georeg's blocks on every node of these roles, one node after the other, each as a unit.
+
+        `differences` lists what a node does not show yet. Raises StepFailed; the node that failed was put back.
+        """
+        for package in self.packages(*roles):
+            edit = partial(gitlab_rb.edit, changes=changes(package) if callable(changes) else changes)
+            package.change(f"{self.name}-{step}", edit, partial(differences, package), patience=patience)
+
+    def masked(self, text: str) -> str:
+        """Text for a plan, without secrets."""
+        redaction.register_from_gitlab_rb(text)
+        return redaction.redact(text)
+
+    def progress(self, text: str, fraction: float | None = None) -> None:
+        """Tell how far something on this site is."""
+        self.observer.progress(self.name, text, fraction)
+
+    def read_only_view(self) -> Site:
+        """The same site, refusing every change."""
+        view = copy.copy(self)
+        view.readonly = True
+        view.nodes = [node.read_only_view() for node in self.nodes]
+        for name in ("gitlab", "registry"):  # the view makes its own, which refuse changes too
+            view.__dict__.pop(name, None)
+        return view
+
+
+class Sites:
+    """All sites of a run."""
+
+    def __init__(self, primary: Site, secondaries: list[Site]) -> None:
+        self.primary = primary
+        self.secondaries = secondaries
+
+    @property
+    def all(self) -> list[Site]:
+        """The primary first."""
+        return [self.primary, *self.secondaries]
+
+    def read_only_view(self) -> Sites:
+        """All sites, refusing every change."""
+        view = Sites(self.primary.read_only_view(), [site.read_only_view() for site in self.secondaries])
+        for site in view.all:
+            site.sites = view
+        return view
+
+
+def open_sites(
+    sites: SitesFile, options: ScenarioParameters, observer: Observer, scenario: str = "migrate-legacy"
+) -> Sites:
+    """The sites of a sites file. Contacts nothing."""
+    opened = Sites(
+        Site(sites.primary, "primary", options, observer, scenario),
+        [Site(parameters, "secondary", options, observer, scenario) for parameters in sites.secondaries],
+    )
+    for site in opened.all:
+        site.sites = opened
+    return opened
