@@ -14,7 +14,8 @@ from georeg_lab.registry import media_types as types
 from georeg_lab.registry.import_log import Logger
 from georeg_lab.registry.storage import PathNotFoundError, Storage
 
-_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-*)[a-z0-9]+)*"
+# `-+`, where the original has `-*`: the same names, without its exponential backtracking
+_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _NAME = re.compile(rf"(?:{_HOST}(?:\.{_HOST})*(?::[0-9]+)?/)?{_COMPONENT}(?:/{_COMPONENT})*")
 NAME_LIMIT = 255
