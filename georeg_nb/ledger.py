@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from georeg_nb.errors import RecordError
 from georeg_nb.records import stamp
-from georeg_nb.redaction import redact_object
+from georeg_nb.redaction import dump_json
 
 Entry = Mapping[str, Any]
 Outcome = Literal[
@@ -46,6 +46,7 @@ EXIT_CODES = {
 }
 
 _GENESIS = "0" * 64
+_LONGEST_LINE = 1_000_000
 
 
 def _line_hash(entry: Entry) -> str:
@@ -81,7 +82,7 @@ class Ledger:
             "n": number,
             "time": stamp(),
             "event": event,
-            **json.loads(json.dumps(redact_object(dict(facts)), default=str)),
+            **json.loads(dump_json(dict(facts))),
         }
         entry["previous"] = previous.get("hash", _GENESIS)
         entry["hash"] = _line_hash(entry)
@@ -90,11 +91,12 @@ class Ledger:
     @staticmethod
     def _tail(file: Any) -> tuple[dict[str, Any], int]:
         """The last whole line, and how many bytes of a line that a crash cut off were removed behind it."""
-        file.seek(0)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LONGEST_LINE))
         data = file.read()
         whole, newline, rest = data.rpartition(b"\n")
         if rest:
-            file.truncate(len(data) - len(rest))
+            file.truncate(size - len(rest))
             file.seek(0, os.SEEK_END)
         last = whole.rpartition(b"\n")[2] if newline else b""
         return (json.loads(last) if last else {}), len(rest)
@@ -158,6 +160,7 @@ class CheckResult:
     expected: str = ""
     remedy: str = ""
     evidence: str = ""
+    source: str = ""
     verifies: bool = False
 
 
@@ -205,7 +208,7 @@ class _Reading:
         self.checks: dict[tuple[str, str, str], Entry] = {}
         self.errors: dict[str, Entry] = {}
         self.jobs: dict[str, None] = {}
-        self.approving = bool(entry.get("approve"))
+        self.approving = bool(entry.get("approving", entry.get("approve")))
         self.finished = False
         self.signal = 0
         self.runner_error: Entry | None = None
@@ -361,6 +364,7 @@ _CHECK_FIELDS: dict[str, Any] = {
     "expected": "",
     "remedy": "",
     "evidence": "",
+    "source": "",
     "verifies": False,
 }
 

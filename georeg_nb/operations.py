@@ -25,8 +25,9 @@ from georeg_nb.ledger import EXIT_CODES, broken_links, read, verdict
 from georeg_nb.parameters import ScenarioParameters, SitesFile, find_file, project_root
 from georeg_nb.parameters.files import read_yaml
 from georeg_nb.progress import ProgressDisplay
-from georeg_nb.records import Record, base_folder, stamp
+from georeg_nb.records import Record, base_folder, hostname, stamp
 from georeg_nb.redaction import redact
+from georeg_nb.runbook.locks import is_dead
 from georeg_nb.runbook.model import Scenario
 from georeg_nb.runbook.outputs import next_command
 from georeg_nb.runbook.refs import declare, require_names
@@ -292,7 +293,12 @@ def seal_record(run_id: str, notebook: Path | None) -> None:
         raise RecordError(
             f"the executed notebook of {record.run} is not in its record", remedy="give it with --notebook FILE"
         )
-    digest = runner.finish(record, verdict(read(record.ledger)))
+    entries = read(record.ledger)
+    result = verdict(entries)
+    opened = [entry for entry in entries if entry["event"] == "run opened"]
+    if opened and not result.finished and opened[-1].get("host") == hostname() and not is_dead(opened[-1]):
+        raise RecordError(f"{record.run} is still running", remedy="wait for its summary")
+    digest = runner.finish(record, result)
     click.echo(f"Page: {_near(record.html)}\nSealed: {digest}")
 
 

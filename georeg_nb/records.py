@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from georeg_nb.errors import RecordError
 from georeg_nb.parameters import project_root
-from georeg_nb.redaction import redact, redact_object
+from georeg_nb.redaction import dump_json, redact
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\[\]-]*")
@@ -136,8 +136,7 @@ class Record:
         return target
 
     def write_json(self, name: str, data: Any) -> Path:
-        # Redacted before as well as after it is dumped: a secret with quotes in it is found in the data as it is.
-        return self.write(name, json.dumps(redact_object(data), indent=2, ensure_ascii=False, default=str) + "\n")
+        return self.write(name, dump_json(data, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """The data of a file in the record; None when there is none."""
@@ -146,10 +145,10 @@ class Record:
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add one JSON line to a file; whole lines only, from any thread."""
-        data = json.dumps(redact_object(dict(line)), ensure_ascii=False, default=str) + "\n"
+        data = dump_json(dict(line)) + "\n"
         descriptor = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
-            os.write(descriptor, redact(data).encode())
+            os.write(descriptor, data.encode())
         finally:
             os.close(descriptor)
 
@@ -168,7 +167,7 @@ class Record:
         """Keep a table as tables/<name>.json and .csv. Columns are in the order in which they first appear."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a table's name: {name!r}")
-        clean = redact_object([dict(row) for row in rows])
+        clean = json.loads(dump_json([dict(row) for row in rows]))
         columns = list(dict.fromkeys(column for row in clean for column in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

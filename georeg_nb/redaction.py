@@ -102,6 +102,15 @@ def redact_object(value: Any) -> Any:
     return value
 
 
+def dump_json(data: Any, *, indent: int | None = None) -> str:
+    """`data` as JSON text without secrets. Large data are searched once as text, which is far quicker."""
+    text = json.dumps(data, ensure_ascii=False, default=str, indent=indent)
+    if not find_secrets(text):
+        return text
+    # Masked in the data first: there a secret with quotes in it is whole.
+    return redact(json.dumps(redact_object(data), ensure_ascii=False, default=str, indent=indent))
+
+
 def find_secrets(text: str) -> list[str]:
     """The labels of the registered secrets that occur in `text` in any form, sorted."""
     return sorted(set(_found(text)))

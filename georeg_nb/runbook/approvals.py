@@ -65,19 +65,32 @@ class Approvals:
         self._bound: dict[str, Approval] = {}
         self._attestations: dict[str, Attestation] = {}
 
-    def restore(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Take up the approvals of earlier attempts from the ledger; each stays bound to its plan."""
+    def restore(self, entries: Iterable[Mapping[str, Any]], *, wishes: bool) -> None:
+        """Take up the approvals of earlier attempts from the ledger; each stays bound to its plan.
+
+        With `wishes` also what was approved by name for the run, of steps that were not reached yet.
+        """
         with self._lock:
             for entry in entries:
-                if entry["event"] == "approved":
+                if entry["event"] == "run opened" and wishes:
+                    self._wishes.clear()
+                    self._fallen.clear()
+                    self.wish(entry.get("approve", ()), "parameter")
+                elif entry["event"] == "approved":
                     self._bound[entry["step"]] = Approval(
                         *(entry[key] for key in ("step", "digest", "who", "when", "how"))
                     )
                 elif entry["event"] == "approval fell":
                     self._bound.pop(entry["step"], None)
+                    self._fallen[entry["step"]] = len(self._wishes)
                 elif entry["event"] == "attested":
                     kept = Attestation(*(entry[key] for key in ("step", "text", "who", "when", "how")))
                     self._attestations[entry["step"]] = kept
+
+    def wishes(self) -> list[str]:
+        """What is approved by name, as it was given."""
+        with self._lock:
+            return [f"{wish.name}@{wish.digest}" if wish.digest else wish.name for wish in self._wishes]
 
     def given(self) -> bool:
         """Whether anything at all is approved, so that the run is to change something."""

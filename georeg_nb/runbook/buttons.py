@@ -16,6 +16,8 @@ from georeg_nb.runbook.views import PlannedStep
 
 def someone_is_there() -> bool:
     """Whether a person sits in front of this kernel. JupyterLab's server and VS Code say so; papermill does not."""
+    if "GEOREG_RUN" in os.environ:
+        return False  # our runner's kernel, wherever it was started from
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
 
 

@@ -39,6 +39,7 @@ def result_of(check: Check, finding: Finding, section: str, site: str) -> CheckR
         finding.expected,
         finding.remedy,
         check.evidence,
+        check.source,
         check.verifies,
     )
 

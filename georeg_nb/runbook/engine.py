@@ -226,6 +226,7 @@ class Engine:
                     finding.expected,
                     finding.remedy,
                     ref.step.evidence,
+                    ref.step.source,
                 )
             )
             if finding.rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,9 @@ def read_holder(site: Any) -> dict[str, Any] | None:
         holder = json.loads(text)
     except ValueError:
         holder = None
-    return (
-        holder
-        if isinstance(holder, dict)
-        else {"run": "unknown", "user": "unknown", "host": "", "pid": 0, "started": ""}
-    )
+    # A file that is no lock of ours still says that someone wants the site for himself.
+    unknown = {"run": "unknown", "user": "unknown", "host": "", "pid": 0, "started": ""}
+    return holder if isinstance(holder, dict) else unknown
 
 
 def describe(holder: dict[str, Any]) -> str:
@@ -36,16 +34,16 @@ def describe(holder: dict[str, Any]) -> str:
     return text + (" (its process is gone)" if is_dead(holder) else "")
 
 
-def is_dead(holder: dict[str, Any]) -> bool:
+def is_dead(holder: Mapping[str, Any]) -> bool:
     """True only when it is certain: the holder ran on this very machine, and that process is gone."""
     if holder.get("host") != hostname():
         return False
     process = holder.get("process") or {}
     pid = int(holder.get("pid") or 0)
-    return pid > 0 and process != _process(pid)
+    return pid > 0 and process != process_identity(pid)
 
 
-def _process(pid: int) -> dict[str, str]:
+def process_identity(pid: int) -> dict[str, str]:
     """What tells a process from a later one with the same number: boot and start time. Empty when there is none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -127,7 +125,7 @@ class SiteLocks:
             "user": operator(),
             "host": hostname(),
             "pid": pid,
-            "process": _process(pid),
+            "process": process_identity(pid),
             "started": stamp(),
         }
         return (json.dumps(holder) + "\n").encode()

@@ -11,9 +11,8 @@ from georeg_nb.errors import GeoregError, VerificationDiffers
 from georeg_nb.ledger import Ledger, StepOutcome, verdict
 from georeg_nb.records import Record, hostname, operator
 from georeg_nb.runbook.approvals import Approvals
-from georeg_nb.runbook.buttons import someone_is_there
 from georeg_nb.runbook.engine import Engine
-from georeg_nb.runbook.locks import SiteLocks
+from georeg_nb.runbook.locks import SiteLocks, process_identity
 from georeg_nb.runbook.model import Scenario, Section
 from georeg_nb.runbook.outputs import junit_suites, next_command
 from georeg_nb.runbook.refs import Ref, declare, find, find_all, require_names
@@ -60,8 +59,9 @@ class Run:
         require_names(self._refs, approve, attest)
         self._approvals = Approvals(self.ledger.append)
         earlier = self.ledger.entries()
-        self._approvals.restore(earlier)
-        self._approvals.wish(approve, "parameter")
+        self._approvals.restore(earlier, wishes=not approve)
+        if approve:
+            self._approvals.wish(approve, "parameter")
         locks = SiteLocks(record.run, self.ledger.append, getattr(options, "take_over", ""))
         self._engine = Engine(sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record))
         self._sections = Sections(scenario, self._engine, self._refs, show)
@@ -73,7 +73,9 @@ class Run:
             who=operator(),
             host=hostname(),
             pid=os.getpid(),
-            approve=approve or (["(earlier)"] if self._approvals.given() else []),
+            process=process_identity(os.getpid()),
+            approve=self._approvals.wishes(),
+            approving=self._approvals.given(),
             sites=[site.name for site in sites.all],
             steps=[_declared(ref) for ref in self._refs],
         )
@@ -177,7 +179,7 @@ def _declared(ref: Ref) -> dict[str, Any]:
 
 def _seal_command(record: Record) -> str:
     """Empty under our runner, which seals the record itself; else the one command that does it."""
-    if os.environ.get("GEOREG_RUN") and not someone_is_there():
+    if "GEOREG_RUN" in os.environ:
         return ""
     inside = record.notebook.exists()
     return f"georeg records seal {record.run}" + ("" if inside else " --notebook THE-EXECUTED-NOTEBOOK.ipynb")

@@ -72,7 +72,7 @@ def _check_row(result: CheckResult, several: bool) -> dict[str, Any]:
         **({"site": result.site or "both"} if several else {}),
         "expected": result.expected,
         "found": result.found,
-        "ground": result.evidence,
+        "ground": _ground(result.evidence, result.source),
         "what to do": result.remedy if needs_action else "",
     }
 
@@ -148,7 +148,7 @@ class PlannedStep:
             ("takes", self.plan.duration),
             ("way back", way_back if step.reversible else "NONE: this cannot be undone"),
             ("needs", "; ".join(check.title for check in step.needs)),
-            ("ground", f"{step.evidence}" + (f" ({step.source})" if step.source else "")),
+            ("ground", _ground(step.evidence, step.source)),
             ("plan", self.digest[:16]),
             ("approval", self.approval),
         ]
@@ -341,6 +341,11 @@ class Summary(View):
 
 
 _SUMMARY_WORDS = {0: "done", 5: "not approved", 130: "interrupted", 143: "interrupted"}
+
+
+def _ground(evidence: str, source: str) -> str:
+    """How well it is known that this is the right question or the right change, and from where."""
+    return f"{evidence} ({source})" if source else evidence
 
 
 def _plural(number: int, noun: str) -> str:

@@ -31,11 +31,13 @@ from georeg_nb.runbook import (
     Scenario,
     Section,
     StartingPoint,
+    buttons,
     check,
     expect,
     failed,
     later,
     passed,
+    sections,
     warning,
 )
 from georeg_nb.runbook.interrupts import Interrupted
@@ -269,6 +271,27 @@ class TestApproval:
         run.approve("hold")
         again = opened(run.record)
         assert again.apply("hold").complete
+
+    def test_a_new_attempt_without_approvals_goes_on_with_those_of_the_run(self, opened: Open) -> None:
+        SCRIPT["hold"] = "fail"
+        run = opened(approve=ALL, attest=ATTEST)
+        with pytest.raises(StepFailed):
+            run_all(run)
+        run.close()
+        SCRIPT.clear()
+        again = opened(run.record)
+        assert run_all(again).verdict.exit_code == 0
+        assert set(outcomes(again).values()) == {"done"}
+        narrower = opened(opened(approve=["hold"]).record, approve=["migrate[primary]/read-only"])
+        assert narrower._approvals.wishes() == ["migrate[primary]/read-only"]
+
+    def test_an_approval_that_fell_does_not_come_back_with_a_new_attempt(self, opened: Open) -> None:
+        run = opened(approve=["hold"])
+        run.apply("hold")
+        run.undo("hold")
+        run.close()
+        again = opened(run.record)
+        assert again.apply("hold").outcomes[0].outcome == "not approved"
 
     def test_unknown_names_are_a_parameters_problem_with_a_suggestion(self, opened: Open) -> None:
         with pytest.raises(ParametersError, match="did you mean hold"):
@@ -539,6 +562,73 @@ class TestLocks:
             run.apply("migrate")
         run.close()
         assert (read_holder(run.sites.primary) or {})["run"] == "thief"
+
+
+class TestButtons:
+    """Pressed in this process; in a browser they are pressed by the tests in tests/e2e."""
+
+    @pytest.fixture
+    def outputs(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        class Output:
+            def __init__(self, widget: Any) -> None:
+                self.widget = widget
+                self.shown: Any = widget
+
+            def update(self, shown: Any) -> None:
+                self.shown = shown
+
+        outputs: list[Output] = []
+        monkeypatch.setattr(buttons, "_display", lambda widget: outputs.append(Output(widget)) or outputs[-1])
+        monkeypatch.setattr(sections, "someone_is_there", lambda: True)
+        return outputs
+
+    def test_approve_leaves_a_text_with_who_and_when(self, opened: Open, outputs: list[Any]) -> None:
+        run = opened()
+        run.apply("hold")
+        assert [output.widget.description for output in outputs] == ["Approve hold/hold"]
+        threading.Thread(target=outputs[0].widget.click).start()
+        while outputs[0].shown is outputs[0].widget:
+            threading.Event().wait(0.01)
+        text = outputs[0].shown.text()
+        assert "approved by" in text
+        assert "(button)" in text
+        assert run.apply("hold").complete
+        assert len(outputs) == 1  # nothing more to ask
+
+    def test_attest_asks_for_words(self, opened: Open, outputs: list[Any]) -> None:
+        run = opened()
+        run.apply("hold")
+        run.approve("hold")
+        run.apply("hold")
+        outputs.clear()
+        run.apply("migrate")
+        form = outputs[0].widget
+        text, button = form.children
+        button.click()
+        assert outputs[0].shown is form
+        text.value = "backup 4711"
+        button.click()
+        assert "attested by" in outputs[0].shown.text()
+        assert "cannot be undone" in outputs[2].widget.description
+        assert run.apply("migrate").outcomes[0].outcome == "done"
+
+    def test_an_error_is_shown_where_the_button_was(
+        self, opened: Open, outputs: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = opened()
+        run.apply("hold")
+        monkeypatch.setattr(run._approvals, "approve_shown", lambda *_: 1 / 0)
+        outputs[0].widget.click()
+        assert "ZeroDivisionError" in outputs[0].shown.text()
+
+    def test_nobody_is_asked_where_nobody_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("JPY_SESSION_NAME", "VSCODE_PID", "GEOREG_RUN"):
+            monkeypatch.delenv(name, raising=False)
+        assert not buttons.someone_is_there()
+        monkeypatch.setenv("JPY_SESSION_NAME", "x.ipynb")
+        assert buttons.someone_is_there()
+        monkeypatch.setenv("GEOREG_RUN", "records/x")
+        assert not buttons.someone_is_there()
 
 
 class TestDeclaration:
