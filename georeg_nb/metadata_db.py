@@ -7,6 +7,7 @@ Source: registry 4, 8; procedures 2.3, 2.6.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ _OF_REPOSITORY: LiteralString = """
     WHERE (t.top_level_namespace_id, t.repository_id) = (
         SELECT top_level_namespace_id, id FROM repositories WHERE path = %(path)s)
 """
+_LISTS: LiteralString = """
+    ('application/vnd.docker.distribution.manifest.list.v2+json', 'application/vnd.oci.image.index.v1+json')"""
+# What an import leaves out without losing the tag shows only against the payload (registry 1.6, 8 d).
 _BROKEN: dict[str, LiteralString] = {
     "its configuration blob is not linked to the repository": """
         m.configuration_blob_digest IS NOT NULL AND NOT EXISTS (SELECT FROM repository_blobs b
@@ -59,6 +63,20 @@ _BROKEN: dict[str, LiteralString] = {
             AND NOT EXISTS (SELECT FROM repository_blobs b
             WHERE b.top_level_namespace_id = l.top_level_namespace_id AND b.repository_id = l.repository_id
             AND b.blob_digest = l.digest))""",
+    "it lacks a layer that its payload names": """
+        m.configuration_blob_digest IS NOT NULL AND m.non_conformant IS NOT TRUE AND (
+            SELECT count(DISTINCT e->>'digest')
+            FROM jsonb_path_query(convert_from(m.payload, 'UTF8')::jsonb, '$.layers[*]') e
+            WHERE e->>'mediaType' NOT LIKE '%foreign%' AND e->>'mediaType' NOT LIKE '%nondistributable%'
+        ) > (SELECT count(*) FROM layers l WHERE l.top_level_namespace_id = m.top_level_namespace_id
+            AND l.repository_id = m.repository_id AND l.manifest_id = m.id)""",
+    "it lacks a child that its payload names": f"""
+        m.configuration_blob_digest IS NULL AND m.non_conformant IS NOT TRUE
+        AND m.media_type_id IN (SELECT id FROM media_types WHERE media_type IN {_LISTS}) AND (
+            SELECT count(DISTINCT e->>'digest')
+            FROM jsonb_path_query(convert_from(m.payload, 'UTF8')::jsonb, '$.manifests[*]') e
+        ) > (SELECT count(*) FROM manifest_references c WHERE c.top_level_namespace_id = m.top_level_namespace_id
+            AND c.repository_id = m.repository_id AND c.parent_id = m.id)""",
 }
 
 
@@ -125,10 +143,18 @@ class MetadataDB:
             "application_name": "georeg",
         }
         if p.connect_host:
-            options["hostaddr"] = p.connect_host  # the real name stays in `host`, where TLS checks it
+            options["hostaddr"] = self._address_of(p.connect_host)  # the name stays in `host`, where TLS checks it
         if p.ca:
             options["sslrootcert"] = str(p.ca)
         return options
+
+    def _address_of(self, host: str) -> str:
+        try:
+            return socket.gethostbyname(host)
+        except OSError:
+            raise DatabaseRefused(
+                f"connect_host {host} is unknown", remedy=_REMEDIES_BY_TEXT["Name or service not known"], site=self.site
+            ) from None
 
     def _refused(self, error: psycopg.Error) -> DatabaseRefused:
         state = error.sqlstate or ""
@@ -229,14 +255,14 @@ class MetadataDB:
             connection.execute("RESET enable_nestloop")  # one repository lies in one partition
             return dict(connection.execute(query, values).fetchall())
 
-    def tags(self) -> list[tuple[str, str, str]]:
-        """(repository, tag, digest) of everything: for comparing with a snapshot. Empty where there is no schema."""
+    def all_tags(self) -> dict[tuple[str, str], str]:
+        """(repository, tag) → digest of everything: for comparing with a snapshot. Empty where there is no schema."""
         if "tags" not in self.tables():
-            return []
+            return {}
         query: LiteralString = f"""
             SELECT r.path, t.name, {_DIGEST} {_TAGS}
             JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id"""
-        return self.rows(query)
+        return {(path, tag): digest for path, tag, digest in self.rows(query)}
 
     def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
         """(repository, tag) of tags made or moved since then. Never a ground for equality: times are local."""
@@ -248,11 +274,13 @@ class MetadataDB:
 
     def broken_manifests(self) -> list[dict[str, str]]:
         """Manifests that are there but cannot be pulled whole: repository, digest, cause. Source: registry 8 (d)."""
+        if "manifests" not in self.tables():
+            return []
         found = []
         with self.connect() as connection:
             for cause, condition in _BROKEN.items():
                 query: LiteralString = f"""
-                    SELECT r.path, 'sha256:' || encode(substring(m.digest FROM 2), 'hex') FROM manifests m
+                    SELECT r.path, {_DIGEST} FROM manifests m
                     JOIN repositories r ON r.id = m.repository_id
                         AND r.top_level_namespace_id = m.top_level_namespace_id
                     WHERE {condition} ORDER BY r.path COLLATE "C" """
