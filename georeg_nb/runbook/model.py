@@ -124,6 +124,11 @@ class Procedure:
     steps: Sequence[Step] = ()
     title: str = ""
 
+    @property
+    def all_checks(self) -> list[Check]:
+        """What its sections ask."""
+        return [*self.checks, *self.pair_checks]
+
 
 @dataclass(frozen=True)
 class Section:

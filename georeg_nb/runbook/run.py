@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from georeg_nb.display import Document, Headline
 from georeg_nb.errors import GeoregError, VerificationDiffers
@@ -18,10 +18,7 @@ from georeg_nb.runbook.outputs import junit_suites, next_command
 from georeg_nb.runbook.refs import Ref, declare, find, find_all, require_names
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.sections import Sections
-from georeg_nb.runbook.views import CheckTable, SectionResult, Summary
-
-if TYPE_CHECKING:
-    import pandas
+from georeg_nb.runbook.views import CheckTable, SectionResult, Summary, TableView
 
 
 def show(shown: Any) -> None:
@@ -146,11 +143,19 @@ class Run:
             raise VerificationDiffers("; ".join(result.problems), remedy="see the tables of the section that failed")
         return summary
 
-    def table(self, name: str) -> pandas.DataFrame:
-        """A table of the record, such as the one of a verification, by its check's name."""
-        import pandas
+    def table(self, name: str) -> TableView:
+        """A table of the record, by its check's name, such as that of a verification; `.frame` is the pandas table.
 
-        return pandas.DataFrame(self.record.read_table(name))
+        In a plan most are not there yet: that is shown, and is no error. Raises GeoregError for a name that is none.
+        """
+        if (self.record.path / "tables" / f"{name}.json").exists():
+            return TableView(name, self.record.read_table(name))
+        checks = [check for section in self.scenario for check in section.procedure.all_checks]
+        if name.partition(".")[0] in {check.name for check in checks}:
+            return TableView(name, None)
+        raise GeoregError(
+            f"there is no table {name!r}", remedy=f"there are: {', '.join(sorted({check.name for check in checks}))}"
+        )
 
     def close(self) -> None:
         """Give back the sites' locks. `summary` does it; so does opening another run in the same kernel."""

@@ -95,6 +95,32 @@ def check_headline(results: Sequence[CheckResult]) -> Headline:
     return Headline(word, text)
 
 
+class TableView(View):
+    """A table of details, such as the tags of each repository on both sites. `rows` None: not there yet."""
+
+    def __init__(self, name: str, rows: Sequence[Mapping[str, Any]] | None) -> None:
+        self.rows = rows or []
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        shown = [{key: _cell(value) for key, value in row.items()} for row in self.rows[:MOST_ROWS]]
+        words = [column for column in columns if column in ("verdict", "outcome")]
+        blocks: list[Block] = [Table(columns, shown, words)] if columns else []
+        if rows is None:
+            blocks = [Headline("later", f"{name}: not there yet; it is made when its check has something to compare.")]
+        elif not rows:
+            blocks = [Headline("passed", f"{name}: no rows.")]
+        if len(self.rows) > MOST_ROWS:
+            blocks.append(Text(f"{len(self.rows) - MOST_ROWS} more rows: tables/{name}.csv in the record"))
+        self.document = Document("table", blocks, {"name": name, "rows": shown, "total": len(self.rows)})
+
+
+MOST_ROWS = 200
+"""Rows that are shown; the record has all of them."""
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 class PlannedStep:
     """A step as it is planned now: its status, its plan with the digest that an approval is bound to."""
 

@@ -407,8 +407,21 @@ class TestChecks:
         with pytest.raises(VerificationDiffers):
             run.summary()
         assert code(run) == 6
-        assert run.table("same_images").to_dict("records")[1] == {"site": "secondary", "tags": 6}
+        assert run.table("same_images").frame.to_dict("records")[1] == {"site": "secondary", "tags": 6}
         assert (run.record.path / "tables" / "same_images.csv").read_text().splitlines()[0] == "site,tags"
+
+    def test_a_table_that_is_not_there_yet_is_no_error_in_a_plan(self, opened: Open) -> None:
+        run = opened()
+        run.check("verify")
+        assert "not there yet" in run.table("same_images").document.text()
+        with pytest.raises(GeoregError, match="same_images"):
+            run.table("same_imges")
+        run.record.write_table("same_images", [{"path": f"p{n}", "verdict": "equal", "x": [1, 2]} for n in range(300)])
+        text = run.table("same_images").document.text()
+        assert "✔ equal" in text
+        assert "100 more rows" in text
+        run.record.write_table("same_images", [])
+        assert "no rows" in run.table("same_images").document.text()
 
     def test_expect(self) -> None:
         assert expect(1, 1).verdict == "passed"
