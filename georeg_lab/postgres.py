@@ -41,7 +41,7 @@ SETTINGS: dict[str, str] = {
     "wal_level": "replica",
     "hot_standby": "on",
     "hot_standby_feedback": "on",
-    "max_wal_senders": "5",
+    "max_wal_senders": "10",
     "wal_keep_size": "16MB",
     "fsync": "off",
     "full_page_writes": "off",
@@ -182,6 +182,10 @@ def connect(port: int, dbname: str, user: str, password: str, **options: Any) ->
     return psycopg.connect(port=port, dbname=dbname, user=user, password=password, autocommit=True, **settings)
 
 
+# Servers that this process started, by pid: whichever object stops one has to reap it.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
 @dataclass
 class Cluster:
     """A PostgreSQL server with its data directory, on 127.0.0.1:`port`. `password` is the superuser's."""
@@ -191,7 +195,6 @@ class Cluster:
     password: str = field(repr=False)
     superuser: str = "postgres"
     bin_dir: Path = field(default_factory=find_bin_dir)
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
     def log_file(self) -> Path:
@@ -246,7 +249,7 @@ class Cluster:
             missing_ok=True
         )  # of a server that was killed: its pid may live again
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
+            child = subprocess.Popen(
                 server_command(self.data_dir, self.port, self.bin_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -254,15 +257,16 @@ class Cluster:
                 env=environment(self.bin_dir),
                 start_new_session=True,
             )
-        self.wait_ready()
+        _children[child.pid] = child
+        self.wait_ready(child=child)
 
-    def wait_ready(self, timeout: float = 60) -> None:
+    def wait_ready(self, timeout: float = 60, child: subprocess.Popen[bytes] | None = None) -> None:
         """Wait until this very server takes connections. Raises PostgresError with the end of its log."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if server_state(self.data_dir) == "ready":
                 return
-            if self._process is not None and self._process.poll() is not None:
+            if child is not None and child.poll() is not None:
                 raise PostgresError(f"PostgreSQL on port {self.port} did not start:\n{self._log_tail()}")
             time.sleep(0.05)
         raise PostgresError(f"PostgreSQL on port {self.port} is not ready after {timeout:g} s:\n{self._log_tail()}")
@@ -276,12 +280,11 @@ class Cluster:
             os.kill(pid, stop_signal)
             end = time.monotonic() + timeout
             while self.pid() is not None and time.monotonic() < end:
-                if self._process is not None:
-                    self._process.poll()
+                if pid in _children:
+                    _children[pid].poll()
                 time.sleep(0.02)
-        if self._process is not None:
-            self._process.wait(timeout)
-            self._process = None
+            if self.pid() is None and (child := _children.pop(pid, None)):
+                child.wait(timeout)
 
     def remove(self) -> None:
         """Stop the server and delete its data and log."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from postgres_server import Database, postgres_database, postgres_server
@@ -28,10 +29,12 @@ def free_base_port() -> int:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
     """Two running, seeded sites, shared by the session's tests and removed afterwards.
 
+    GEOREG_REGISTRY_BINARY names a real GitLab registry to run in place of the stand-in.
     A test that changes them asks for `fresh_lab` instead, or calls `lab.reset()` before it relies on the beginning.
     """
     directory = tmp_path_factory.mktemp("lab") / "lab"
-    sites = LabSites.up(directory, free_base_port(), progress=print)
+    binary = os.environ.get("GEOREG_REGISTRY_BINARY")
+    sites = LabSites.up(directory, free_base_port(), registry_binary=Path(binary) if binary else None, progress=print)
     try:
         yield sites
     finally:
