@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,8 @@ class ScriptedServer:
         self._lock = threading.Lock()
         self.port = 0
         self.scheme = "http"
+        self.answers: Callable[[Request], Answer | None] = lambda request: None
+        """Asked before the plan: for answers that depend on the request."""
 
     @property
     def url(self) -> str:
@@ -66,6 +68,8 @@ class ScriptedServer:
     def answer(self, request: Request) -> Answer:
         with self._lock:
             self.requests.append(request)
+            if (answer := self.answers(request)) is not None:
+                return answer
             planned = self._plan.get((request.method, request.path))
             if not planned:
                 self.unplanned.append(f"{request.method} {request.path}")
