@@ -68,7 +68,7 @@ class RouterOf(Router):
         self.registry = registry
         self.handlers = handlers
         self.plain = plain
-        self.application = Application()
+        self.application = Application(log_function=lambda _: None)  # the handlers log their requests themselves
         self.prefix = registry.config.http.prefix.rstrip("/")
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> HTTPMessageDelegate | None:
