@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -331,6 +332,15 @@ def test_the_files_in_the_repository_lack_nothing_but_the_sites(folder: str, mon
     except ParametersError as error:
         allowed = ("there is no ", "the environment variable ")
         assert [p for p in error.problems if not p.message.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("folder", ["lab", "production"])
+@pytest.mark.parametrize("name", ["sites", "migrate-legacy"])
+def test_the_files_in_the_repository_fit_the_schemas(folder: str, name: str) -> None:
+    """What an editor would say about them."""
+    schema = json.loads((ROOT / f"parameters/schema/{name}.json").read_text())
+    data = yaml.safe_load((ROOT / f"parameters/{folder}/{name}.yml").read_text())
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(data)) == []
 
 
 def test_lab_and_production_name_every_parameter() -> None:
