@@ -31,6 +31,9 @@ BOTH_IN_USE = f"database-in-use and filesystem-in-use lockfiles present, see {DO
 PENDING = (
     "there are pending database migrations, use the 'registry database migrate' CLI command to check and apply them"
 )
+FRESH_INSTALL = (
+    "database in prefer mode on a fresh install: configured and reachable metadata database required to start"
+)
 IN_RECOVERY = "the database is in read-only mode (in recovery)"
 RANDOM_KEY = (
     "No HTTP secret provided - generated random secret. This may cause problems with uploads if multiple registries "
@@ -173,6 +176,8 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
         from georeg_lab.registry.database_backend import DatabaseBackend
 
         log.info("using the metadata database")
+        if config.database.mode == "prefer" and is_enforced() and not locks.present():
+            log.info(FRESH_INSTALL)
         if config.gc.disabled:
             log.warning("garbage collection is disabled")
         pool = Pool(config.database, log)
