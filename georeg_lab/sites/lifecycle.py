@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,10 @@ from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
 from georeg_lab.registry_client import RegistryClient, RegistryError
-from georeg_lab.sites import databases, node_files, parameters, processes, seeding
+from georeg_lab.sites import databases, node_files, parameters, pristine, processes, seeding
 from georeg_lab.sites.node_files import Secrets
 
 Progress = Callable[[str], None]
-PRISTINE = ".pristine"
 KEPT = ("primary", "secondary", "databases")
 
 
@@ -96,7 +94,7 @@ class LabSites:
     @property
     def complete(self) -> bool:
         """Whether `up` has once gone through to its end."""
-        return (self.lab.dir / PRISTINE).is_dir()
+        return pristine.exists(self.lab.dir)
 
     def _make(self, keep_on_failure: bool) -> None:
         self._refuse_taken_ports()
@@ -145,7 +143,7 @@ class LabSites:
             raise LabError(f"The images of the primary do not reach the secondary: {problem}") from problem
         self.progress("keeping a pristine copy")
         self._stop()
-        self._keep_pristine()
+        pristine.keep(lab.dir, KEPT)
         self._start()
 
     def start(self) -> None:
@@ -165,7 +163,7 @@ class LabSites:
         with self._locked():
             self._stop()
             if purge:
-                shutil.rmtree(self.lab.dir)
+                subprocess.run(["rm", "-rf", "--", str(self.lab.dir)], check=True)
 
     def reset(self) -> None:
         """Bring back the state right after the first `up`, running. Raises LabError for an unfinished lab."""
@@ -173,9 +171,7 @@ class LabSites:
             raise LabError("The lab was never completed: there is no pristine copy. Use `down --purge` and `up`.")
         with self._locked():
             self._stop()
-            for name in KEPT:
-                shutil.rmtree(self.lab.dir / name, ignore_errors=True)
-            self._copy(self.lab.dir / PRISTINE, self.lab.dir)
+            pristine.restore(self.lab.dir, KEPT)
             (self.lab.dir / "commands.jsonl").unlink(missing_ok=True)
             self._refuse_taken_ports()
             self._start()
@@ -261,17 +257,6 @@ class LabSites:
         for cluster in databases.all_clusters(self.lab):
             cluster.stop()
         processes.end(self.lab)
-
-    def _keep_pristine(self) -> None:
-        target = self.lab.dir / f"{PRISTINE}.part"
-        target.mkdir(mode=0o700)
-        for name in KEPT:
-            self._copy(self.lab.dir / name, target / name)
-        target.rename(self.lab.dir / PRISTINE)
-
-    def _copy(self, source: Path, target: Path) -> None:
-        target.mkdir(exist_ok=True)
-        subprocess.run(["cp", "-a", "--reflink=auto", f"{source}/.", str(target)], check=True)
 
     def _ports_by_service(self, site: str) -> dict[str, int]:
         ports = self.lab.ports
