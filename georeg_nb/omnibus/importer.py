@@ -7,6 +7,7 @@ step (registry 0 fact 9, 1.6). So this log gives progress and causes; what was i
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,26 @@ FATAL = "failed to "
 COMPLETE = "metadata import complete"
 # msg → what it says about a tag, where that is no loss of the tag (registry 1.6)
 NO_LOSS = frozenset({"blob is not linked to repository, skipping blob import", "lock path should not be a directory"})
+
+
+_PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:\\.|[^"\\])*"|\S*)')
+
+
+def parse_log_line(line: str) -> dict[str, Any]:
+    """One line of the registry's log, in either format (`json`, or `text`, the package's default); {} for anything else."""
+    try:
+        if line.startswith("{"):
+            entry = json.loads(line)
+            return entry if isinstance(entry, dict) else {}
+        if line.startswith("time="):
+            return {key: _unquoted(value) for key, value in _PAIR.findall(line)}
+    except ValueError:
+        pass
+    return {}
+
+
+def _unquoted(value: str) -> str:
+    return str(json.loads(value)) if value.startswith('"') else value
 
 
 @dataclass
@@ -51,17 +72,11 @@ class ImportLog:
         return self
 
     def _line(self, line: str) -> None:
-        if not line.startswith("{"):
-            if line.startswith(NOT_ENABLED):
-                self.not_enabled = True
-            elif line.startswith(FATAL):
-                self.fatal = line
-            return
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return
-        if isinstance(entry, dict):
+        if line.startswith(NOT_ENABLED):
+            self.not_enabled = True
+        elif line.startswith(FATAL):
+            self.fatal = line
+        elif entry := parse_log_line(line):
             self._entry(entry)
 
     def _entry(self, entry: dict[str, Any]) -> None:

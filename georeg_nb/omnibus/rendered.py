@@ -118,11 +118,6 @@ class RegistryConfig:
         """Level of the log, of imports too: above `info` an import does not say that it succeeded (registry 1.6)."""
         return str(_section(self.data, "log").get("level") or "info")
 
-    @property
-    def log_format(self) -> str:
-        """`json` or `text`."""
-        return str(_section(self.data, "log").get("formatter") or "json")
-
 
 @dataclass(frozen=True)
 class GitlabYml:
