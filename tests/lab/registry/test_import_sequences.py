@@ -75,7 +75,7 @@ LEGACY = {  # what the pushes and deletes of a legacy registry do to its storage
     "push-between-step-one-and-two": legacy_push_between,
     "legacy-delete-between-step-one-and-two": legacy_delete,
 }
-NEEDS_SERVER = (
+NEEDS_SERVER = (  # in test_import_serving
     "registry-long-on-the-database-then-step-two",
     "full-import-tags-of-other-repository-present",
     "enforcement-then-import-then-start",
