@@ -59,6 +59,9 @@ class DebugHealth(RequestHandler):
         """Called by tornado for each request."""
         self.registry = registry
 
+    def compute_etag(self) -> None:
+        """No entity tag of our own."""
+
     def get(self) -> None:
         """Problems of the failing checks by name."""
         failing = self.registry.health.failing

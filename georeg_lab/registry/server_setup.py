@@ -9,7 +9,7 @@ import secrets
 import sys
 
 from georeg_lab.registry import auth, db, migrations, uploads
-from georeg_lab.registry.backend import Backend
+from georeg_lab.registry.backend import Backend, UnavailableError
 from georeg_lab.registry.config import Config
 from georeg_lab.registry.database_pool import Pool
 from georeg_lab.registry.db import Queries
@@ -219,6 +219,10 @@ def _probe_storage(files: Storage) -> None:
         return
 
 
-def _probe_database(pool: Pool | None) -> None:
-    if pool is not None:
+def _probe_database(pool: Pool) -> None:
+    """Raises with the text that the debug server shows."""
+    try:
         pool.run(lambda queries: queries.one("SELECT 1"))
+    except UnavailableError as error:
+        reason = str(error).removeprefix("verification failed: ")
+        raise UnavailableError(f"1 error occurred:\n\t* {reason}\n\n") from None

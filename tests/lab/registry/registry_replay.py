@@ -171,6 +171,7 @@ def comparable(headers: dict[str, str], body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         text = f"{len(body)} bytes, {hashlib.sha256(body).hexdigest()}"
     text = re.sub(r"127\.0\.0\.1:\d+", "{addr}", TIME.sub("{time}", text))
+    text = re.sub(r"(?<=user=postgres database=)\w+", "{name}", text)
     return {"headers": _headers(headers, timed="{time}" in text or "{addr}" in text), "body": text}
 
 

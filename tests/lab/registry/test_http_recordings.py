@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import recorded_images as images
+import recorded_tokens as tokens
 import registry_replay as replays
 from recorded_differences import DIFFERENCES
 from registry_replay import Replay
 from registry_server import Server, database_section
+from tcp_switch import TcpSwitch
 
+from georeg_lab.postgres import free_port
 from georeg_lab.registry.config import Database
 
 Answers = dict[int, dict[str, Any]]
@@ -78,3 +83,159 @@ def test_legacy(line: dict[str, Any], legacy: Answers) -> None:
 @pytest.mark.parametrize("line", parameters("http-database"))
 def test_database(line: dict[str, Any], database: Answers) -> None:
     assert database[line["line"]] == replays.expected(line)
+
+
+# --- read-only mode, deletion switched off, authorization first
+
+
+def _token_options(bundle: Path, **more: Any) -> dict[str, Any]:
+    names = {"realm": tokens.REALM, "service": tokens.SERVICE, "issuer": tokens.ISSUER}
+    return {"auth": {"token": {**names, "rootcertbundle": str(bundle), **more}}}
+
+
+READ_ONLY = {"maintenance": {"readonly": {"enabled": True}}}
+
+
+def _read_only_session(
+    lines: list[dict[str, Any]], start: Start, root: Path, mode: dict[str, Any], bundle: Path
+) -> Answers:
+    """One mode's lines: a writable registry gets the image first, then one process per set-up."""
+    answers: Answers = {}
+    replay = Replay(start(root, options=dict(mode)), "http-readonly")
+    replay.server.push_image("g/ro", "v1", replays.image("ro"))
+    placeholder = next(found for line in lines for found in re.findall(r"\{uuid\d+\}", line["request"]["path"]))
+    replay.begin_upload(placeholder, "g/ro")
+    for setup in dict.fromkeys(line["setup"] for line in lines):
+        replay.server.stop()
+        options = dict(mode)
+        if "delete.enabled false" in setup:
+            options["storage"] = {"delete": {"enabled": False}}
+        else:
+            options["storage"] = READ_ONLY
+        if "token auth" in setup:
+            options.update(_token_options(bundle))
+        replay.server = start(root, options=options)
+        _run(replay, [line for line in lines if line["setup"] == setup], answers)
+    replay.server.stop()
+    return answers
+
+
+@pytest.fixture(scope="session")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[tokens.Signer, tokens.Signer, Path]:
+    """The trusted signer, another one, and the bundle with the trusted one's certificate."""
+    trusted, bundle = tokens.Signer(), tmp_path_factory.mktemp("keys") / "bundle.crt"
+    trusted.write_bundle(bundle)
+    return trusted, tokens.Signer(), bundle
+
+
+@pytest.fixture(scope="session")
+def read_only(
+    start_registry: Start,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_metadata: Callable[[], Database],
+    signers: tuple[tokens.Signer, tokens.Signer, Path],
+) -> Answers:
+    lines = [line for line in replays.lines("http-readonly") if "request" in line]
+    answers: Answers = {}
+    for word, mode in (("legacy", {}), ("database", {"database": database_section(new_metadata())})):
+        chosen = [line for line in lines if line["setup"].startswith(word)]
+        root = tmp_path_factory.mktemp(f"readonly-{word}")
+        answers.update(_read_only_session(chosen, start_registry, root, mode, signers[2]))
+    return answers
+
+
+@pytest.mark.parametrize("line", parameters("http-readonly"))
+def test_read_only(line: dict[str, Any], read_only: Answers) -> None:
+    assert read_only[line["line"]] == replays.expected(line)
+
+
+# --- tokens
+
+
+@pytest.fixture(scope="session")
+def authorized(
+    start_registry: Start,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_metadata: Callable[[], Database],
+    signers: tuple[tokens.Signer, tokens.Signer, Path],
+) -> Answers:
+    trusted, other, bundle = signers
+    root = tmp_path_factory.mktemp("auth")
+    mode = {"database": database_section(new_metadata())}
+    replay = Replay(start_registry(root, options=dict(mode)), "http-auth")
+    for repository in ("g/p", "g/p/x", "g/src"):
+        replay.server.push_image(repository, "v1", replays.image("auth"))
+    answers: Answers = {}
+    variants = {
+        "auth autoredirect": _token_options(bundle, autoredirect=True),
+        "auth silly": {"auth": {"silly": {"realm": "r", "service": "s"}}},
+    }
+    now: dict[str, Any] = {}
+    for line in replays.lines("http-auth"):
+        options = variants.get(line["setup"]) or _token_options(bundle)
+        if options != now:
+            replay.server.stop()
+            replay.server = start_registry(root, options={**mode, **options})
+            now = options
+        replay.token = tokens.recorded_token(line["setup"], trusted, other)
+        _run(replay, [line], answers)
+    replay.server.stop()
+    return answers
+
+
+@pytest.mark.parametrize("line", parameters("http-auth"))
+def test_auth(line: dict[str, Any], authorized: Answers) -> None:
+    assert authorized[line["line"]] == replays.expected(line)
+
+
+# --- the database goes away and comes back
+
+
+def _wait_for_health(server: Server, healthy: bool) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if (server.request("GET", "/").status == 200) == healthy:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the health check did not notice")
+
+
+@pytest.fixture(scope="session")
+def unavailable(
+    start_registry: Start, tmp_path_factory: pytest.TempPathFactory, new_metadata: Callable[[], Database]
+) -> Answers:
+    answers: Answers = {}
+    metadata = new_metadata()
+    switch = TcpSwitch(metadata.port)
+    root, debug = tmp_path_factory.mktemp("unavailable"), free_port()
+    lines = replays.lines("http-unavailable")
+    second = [at for at, line in enumerate(lines) if "push_blob" in line][2]
+    check = {
+        "health": {"database": {"enabled": True, "interval": "100ms"}},
+        "http": {"debug": {"addr": f"127.0.0.1:{debug}"}},
+    }
+    replay = Replay(Server(Path(), root), "http-unavailable")
+    for part, more in ((lines[:second], {}), (lines[second:], check)):
+        switch.on()
+        section = database_section(metadata, port=switch.port)
+        replay.server = start_registry(root, options={"database": section, **more})
+        for line in part:
+            if "stopped" in line.get("setup", ""):
+                switch.off()
+            elif "started again" in line.get("setup", ""):
+                switch.on()
+            if more and "request" in line:
+                _wait_for_health(replay.server, not line["name"].startswith("down"))
+            if line.get("request", {}).get("path") == "/debug/health":
+                answer = replay.server.request("GET", "/debug/health", port=debug)
+                answers[line["line"]] = replay.normalized(line, answer)
+            else:
+                _run(replay, [line], answers)
+        replay.server.stop()
+        switch.off()
+    return answers
+
+
+@pytest.mark.parametrize("line", parameters("http-unavailable"))
+def test_unavailable(line: dict[str, Any], unavailable: Answers) -> None:
+    assert unavailable[line["line"]] == replays.expected(line)
