@@ -51,6 +51,20 @@ def checksum_on_primary(databases: Databases) -> int:
     return len(todo)
 
 
+def recompute_on_primary(databases: Databases, number: int) -> None:
+    """Compute the checksum of one repository now, whatever its state is. Raises LookupError when there is none."""
+    if repositories.by_id(databases, number) is None:
+        raise LookupError(f"Couldn't find ContainerRepository with 'id'={number}")
+    query = (
+        "INSERT INTO container_repository_states AS s (container_repository_id, verification_state) VALUES (%(id)s, %(to)s)"
+        " ON CONFLICT (container_repository_id) DO UPDATE SET verification_state = %(to)s, verification_started_at = now()"
+        " RETURNING *"
+    )
+    row = databases.one(query, {"id": number, "to": STARTED})
+    assert row is not None
+    _checksum_one(databases, row)
+
+
 def _checksum_one(databases: Databases, row: Row) -> None:
     number = row["container_repository_id"]
     repository = repositories.by_id(databases, number)

@@ -27,6 +27,7 @@ REPOSITORY_STORAGES = "puts Gitlab.config.repositories.storages.keys"
 REPLICATION_ENABLED = "puts Geo::ContainerRepositoryRegistry.replication_enabled?"
 MAXIMUM_EVENT_ID = 'puts Geo::Event.where(replicable_name: "container_repository").maximum(:id)'
 SYNC_ONE = "Geo::ContainerRepositoryRegistry.find(<id>).replicator.sync"
+VERIFY_ONE = "ContainerRepository.find(<id>).replicator.verify"
 REGISTRY_STATES = (
     "puts Geo::ContainerRepositoryRegistry.order(:id)"
     ".map { |r| r.slice(:id, :container_repository_id, :state, :last_synced_at, :last_sync_failure) }.to_json"
@@ -108,6 +109,12 @@ def _sync_one(databases: Databases, registry_id: str) -> None:
     sync_now(databases, int(registry_id))
 
 
+def _verify_one(databases: Databases, repository: str) -> None:
+    from georeg_lab.rails.geo_verification import recompute_on_primary
+
+    recompute_on_primary(databases, int(repository))
+
+
 def _update_status(databases: Databases, _: str) -> None:
     from georeg_lab.rails.status import report
 
@@ -121,6 +128,7 @@ EXPRESSIONS: dict[str, Expression] = {
     REPLICATION_ENABLED: _replication_enabled,  # procedures 2.4, 2.6 H1: true or false
     MAXIMUM_EVENT_ID: _maximum_event_id,  # procedures 2.7 row 4: a number, or an empty line before the first event
     SYNC_ONE: _sync_one,  # procedures 2.7 "Repair": prints nothing; <id> is a decimal number
+    VERIFY_ONE: _verify_one,  # on the primary: compute the checksum of one repository anew; prints nothing
     REGISTRY_STATES: _registry_states,  # procedures 2.6 H4: one line of JSON, times in UTC; `state` as stored
     RUNNING_SYNC_JOBS: _running_sync_jobs,  # procedures 2.6 H1: a number
     SYNC_LEASES: _sync_leases,  # procedures 2.6 H1: a number
