@@ -210,9 +210,8 @@ def seal(run_id: str, notebook: Path | None) -> None:
 def main() -> None:
     """The console script: messages for what is foreseen, a traceback into a log for what is not."""
     try:
-        georeg(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        status = georeg(standalone_mode=False)  # the status of `context.exit`, which click catches itself
+        sys.exit(status if isinstance(status, int) else 0)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
