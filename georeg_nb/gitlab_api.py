@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from georeg_nb.errors import HttpRefused, ReadOnlySite, StepFailed, Unreachable
 from georeg_nb.http import HeaderAuth, HttpSession, without_query
@@ -193,6 +194,20 @@ class GitLabAPI:
             if error.status == 404:
                 return None
             raise
+
+    def repository_id(self, path: str) -> int | None:
+        """Rails' id of a container repository; its project is the longest part of the path that is one."""
+        parts = path.split("/")
+        for length in range(len(parts), 0, -1):
+            project = quote("/".join(parts[:length]), safe="")
+            try:
+                items = list(self._pages(f"/projects/{project}/registry/repositories"))
+            except HttpRefused as error:
+                if error.status != 404:
+                    raise
+                continue
+            return next((int(item["id"]) for item in items if item.get("path") == path), None)
+        return None
 
     def sync_records(self, site: GeoSite, state: str = "") -> list[SyncRecord]:
         """Geo's records of container repositories on a secondary, asked through the primary. `state`: only these."""

@@ -56,8 +56,10 @@ def recompute_on_primary(databases: Databases, number: int) -> None:
     if repositories.by_id(databases, number) is None:
         raise LookupError(f"Couldn't find ContainerRepository with 'id'={number}")
     query = (
-        "INSERT INTO container_repository_states AS s (container_repository_id, verification_state) VALUES (%(id)s, %(to)s)"
-        " ON CONFLICT (container_repository_id) DO UPDATE SET verification_state = %(to)s, verification_started_at = now()"
+        "INSERT INTO container_repository_states AS s (container_repository_id, verification_state) VALUES (%(id)s, "
+        "%(to)s)"
+        " ON CONFLICT (container_repository_id) DO UPDATE SET verification_state = %(to)s, verification_started_at "
+        "= now()"
         " RETURNING *"
     )
     row = databases.one(query, {"id": number, "to": STARTED})

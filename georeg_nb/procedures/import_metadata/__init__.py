@@ -5,17 +5,9 @@ in again.
 """
 
 from georeg_nb.procedures.import_metadata import checks
-from georeg_nb.procedures.import_metadata.steps import (
-    Backup,
-    ClearHalfImport,
-    Compare,
-    ConnectDatabase,
-    EnableDatabase,
-    Import,
-    MigrateSchema,
-    TakeSnapshot,
-    Writable,
-)
+from georeg_nb.procedures.import_metadata.importing import Compare, Import, TakeSnapshot
+from georeg_nb.procedures.import_metadata.prepare import Backup, ClearHalfImport, ConnectDatabase, MigrateSchema
+from georeg_nb.procedures.import_metadata.switch import EnableDatabase, RecomputeChecksums, Writable
 from georeg_nb.procedures.import_metadata.window import ReadOnly
 from georeg_nb.runbook import Procedure
 
@@ -43,5 +35,6 @@ IMPORT = Procedure(
         Compare(),
         EnableDatabase(),
         Writable(),
+        RecomputeChecksums(),
     ],
 )

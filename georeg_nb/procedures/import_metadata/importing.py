@@ -1,0 +1,246 @@
+"""In the read-only window: snapshot, import, and the proof that they agree. Source: procedures 2.6, registry 0, 1.6,
+6.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from georeg_nb.errors import CommandTimeout, GeoregError, StepFailed
+from georeg_nb.omnibus import ImportLog
+from georeg_nb.procedures import hold_sync, state
+from georeg_nb.procedures.forecast import read_tags
+from georeg_nb.procedures.import_metadata import checks, window
+from georeg_nb.procedures.import_metadata.window import ImportStep
+from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.site import Site
+
+IMPORT = ("gitlab-ctl", "registry-database", "import", "--log-to-stdout", "--row-count")
+IMPORT_LIMIT = 7 * 24 * 3600.0  # seconds; what is too long was decided before the window was opened
+
+
+class TakeSnapshot(ImportStep):
+    """All tags and digests, read while nothing can change: what the database is compared with. Source: procedures 2.6
+    Proof.
+    """
+
+    name = "snapshot"
+    title = "Keep a snapshot of all tags and digests"
+    evidence = "run"
+    source = "procedures 2.6 Proof"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if state.on_own_database(site):
+            return Done(checks.MOVED)
+        kept = state.valid_snapshot(site)
+        return Done(f"{len(kept.tags)} tags, taken {kept.taken}") if kept else False
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(
+            [Change("record", site.keep.path("snapshot"), after="repository, tag and digest of everything, over HTTP")],
+            duration="some seconds per thousand tags",
+        )
+
+    def apply(self, site: Site) -> None:
+        try:
+            opened = state.open_window(site)
+            if opened is None:
+                raise StepFailed("pushes are not refused", remedy="apply this section again", site=site.name)
+            tags = read_tags(site.registry, site.progress)
+            site.keep.save("snapshot", state.Snapshot(opened.opened, state.stamp(), tags).data())
+        except GeoregError as error:
+            raise window.gave_up(site, error) from error
+
+    def verify(self, site: Site) -> Finding:
+        kept = state.valid_snapshot(site)
+        if kept is None:
+            return failed("no snapshot of this window", "a snapshot")
+        rows = [{"repository": p, "tag": t, "digest": d} for (p, t), d in sorted(kept.tags.items())]
+        return passed(
+            f"{len(kept.tags)} tags in {len({p for p, _ in kept.tags})} repositories", "a snapshot", rows=rows
+        )
+
+
+class Import(ImportStep):
+    """All metadata from the storage into the database, in one run. Source: procedures 2.6, registry 1.5, 1.6, 6."""
+
+    name = "import"
+    title = "Import the metadata (one-step)"
+    evidence = "run"
+    source = "procedures 2.6 One-step"
+    needs = (checks.image_sync_is_held, checks.schema_is_current)
+
+    def is_done(self, site: Site) -> bool | Done:
+        if state.on_own_database(site):
+            return Done(checks.MOVED)
+        if checks.import_runs(site):
+            return False
+        return Done("the database holds the tags of the snapshot") if state.imported(site) else False
+
+    def plan(self, site: Site) -> Plan:
+        running = "; it is running: this follows it" if checks.import_runs(site) else ""
+        kept = state.window(site)
+        predicted = str(checks.prediction(site)) if not state.open_window(site) else ""
+        return Plan(
+            [Change("command", site.registry_nodes[0].name, after=" ".join(IMPORT))],
+            duration=predicted or (f"pushes have been refused since {kept.opened}" if kept else ""),
+            note=f"goes on by itself when this notebook is closed{running}",
+        )
+
+    def apply(self, site: Site) -> None:
+        try:
+            self._import(site)
+        except CommandTimeout:
+            raise  # it goes on by itself
+        except GeoregError as error:
+            raise window.gave_up(site, error) from error
+        hold_sync.observe_everywhere(site.sites, f"import on {site.name}")
+
+    def _import(self, site: Site) -> None:
+        kept = state.valid_snapshot(site)
+        if not checks.import_runs(site):
+            self._may_start(site)
+        log = ImportLog(total_tags=len(kept.tags) if kept else 0)
+
+        def follow(text: str) -> None:
+            log.feed(text)
+            site.progress(str(log), log.fraction)
+
+        job = site.omnibus.run_job(checks.import_job(site), IMPORT, limit=IMPORT_LIMIT, on_output=follow)
+        log.close()
+        _keep_report(site, log, job.status)
+        if job.state == "lost":
+            job.check()
+        if log.not_enabled:
+            raise StepFailed("the import did nothing: the registry is not enabled on this node", site=site.name)
+        if job.status != 0 or log.fatal:
+            raise StepFailed(
+                f"the import ended with status {job.status}: {log.fatal or 'see its output'}",
+                remedy="mend the cause; what is in the database is removed by step clear-half-import; then run this "
+                "again",
+                site=site.name,
+            )
+        if kept is None:
+            raise StepFailed("there is no snapshot of this window to compare the import with", site=site.name)
+        _must_equal(site, kept)
+
+    @staticmethod
+    def _may_start(site: Site) -> None:
+        """Read again in the window itself: from here on every guard that the importer lacks is ours (registry 0)."""
+        problems = []
+        refused = window.refused_everywhere(site)
+        if refused.failed:
+            problems.append(refused.found)
+        if state.valid_snapshot(site) is None:
+            problems.append("there is no snapshot of this window")
+        for question in (checks.registry_is_legacy, checks.tags_table_is_empty, checks.nobody_else_connected):
+            finding = question(site)
+            if finding.verdict != "passed":
+                problems.append(f"{question.title}: {finding.found}")
+        if problems:
+            raise StepFailed("the import was not started: " + "; ".join(problems), site=site.name)
+
+    def verify(self, site: Site) -> Finding:
+        kept, last = state.valid_snapshot(site), state.last_import(site)
+        report = site.keep.load("import-report") or {}
+        rows = [{"tag": name, "cause": cause} for name, cause in sorted((report.get("lost") or {}).items())]
+        counts = report.get("counts") or {}
+        found = ", ".join(f"{number} {name}" for name, number in counts.items()) or "no counts in the log"
+        if kept is None or last is None:
+            return failed(found, "a complete import", rows=rows)
+        if last.errors or not last.complete:
+            return failed(last.errors or "the last step did not end", "a complete import", rows=rows)
+        return passed(found, "a complete import", rows=rows)
+
+
+def _keep_report(site: Site, log: ImportLog, status: int | None) -> None:
+    """What the import said, and how long it took, by its own job's clock."""
+    seconds = (datetime.now(UTC) - started).total_seconds() if (started := _started(site)) else 0.0
+    report = {
+        "status": status,
+        "seconds": round(seconds, 1),
+        "lost": log.lost,
+        "warnings": log.warnings[:1000],
+        "counts": log.counts,
+        "fatal": log.fatal,
+    }
+    site.keep.save("import-report", json.loads(json.dumps(report)))
+    opened = state.window(site)
+    if opened:
+        values = {**opened.__dict__, "import_seconds": round(seconds, 1), "tags": (log.counts or {}).get("tags", 0)}
+        state.save_window(site, state.Window(**values))
+
+
+def _started(site: Site) -> datetime | None:
+    job = site.omnibus.node.job(checks.import_job(site))
+    return job.started_at if job else None
+
+
+def _must_equal(site: Site, kept: state.Snapshot) -> None:
+    compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
+    if compared.equal:
+        return
+    report = site.keep.load("import-report") or {}
+    causes = report.get("lost") or {}
+    names = [
+        f"{d.repository}:{d.tag} ({d.kind}; {causes.get(f'{d.repository}:{d.tag}', 'no cause in the log')})"
+        for d in compared.staying
+    ]
+    site.keep.save("import-differences", [one.row() for one in compared.staying])
+    raise StepFailed(
+        f"the database differs from the snapshot in {len(names)} tags: {', '.join(names[:5])}"
+        + (" …" if len(names) > 5 else ""),
+        remedy="mend these images, or name them in accept_losses; then run this again",
+        site=site.name,
+    )
+
+
+class Compare(ImportStep):
+    """The proof: nothing vanished, nothing changed, except what was agreed to. Source: procedures 2.6 Proof."""
+
+    name = "compare"
+    title = "Prove that the database equals the snapshot"
+    evidence = "run"
+    source = "procedures 2.6 Proof"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if state.on_own_database(site):
+            return Done(checks.MOVED)
+        proved = state.proof(site)
+        if proved and state.open_window(site) and state.imported(site):
+            return Done(f"proved {proved['at']}")
+        return False
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(
+            [
+                Change(
+                    "record", site.keep.path("proof"), after="database equals snapshot, tag by tag and digest by digest"
+                )
+            ]
+        )
+
+    def apply(self, site: Site) -> None:
+        try:
+            kept = state.valid_snapshot(site)
+            if kept is None:
+                raise StepFailed("there is no snapshot of this window", site=site.name)
+            _must_equal(site, kept)
+            accepted = sorted(state.accepted_losses(site))
+            proof = {"window": kept.window, "at": state.stamp(), "tags": len(kept.tags), "accepted": accepted}
+            site.keep.save("proof", proof)
+        except GeoregError as error:
+            raise window.gave_up(site, error) from error
+
+    def verify(self, site: Site) -> Finding:
+        kept = state.valid_snapshot(site)
+        if kept is None or state.proof(site) is None:
+            return failed("no proof is kept", "a proof")
+        compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
+        before, now = compared.tags
+        rows = compared.rows()
+        found = f"{now} of {before} tags" + ("" if now == before else ", the others were agreed to be lost")
+        return (
+            passed(found, hold_sync.EQUAL, rows=rows) if compared.equal else failed(found, hold_sync.EQUAL, rows=rows)
+        )

@@ -1,0 +1,251 @@
+"""The end of the window: the database is enabled, pushes are let in and that is proved; and the quick way back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from georeg_nb import gitlab_rb
+from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
+from georeg_nb.omnibus import Omnibus
+from georeg_nb.procedures import state
+from georeg_nb.procedures.hold_sync import by_hand
+from georeg_nb.procedures.import_metadata import window
+from georeg_nb.procedures.import_metadata.prepare import database_block
+from georeg_nb.procedures.import_metadata.window import ImportStep
+from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.site import Site
+
+RECOMPUTE = "ContainerRepository.find({}).replicator.verify"
+WAY_BACK = timedelta(
+    hours=20
+)  # online garbage collection removes manifests from the storage from one day after the import
+
+
+class EnableDatabase(ImportStep):
+    """The registry works on its database, and pushes are accepted again: one reconfigure. Source: procedures 2.6 step
+    5.
+    """
+
+    name = "enable-database"
+    title = "Switch the registry to its database and let pushes in"
+    interrupts = "the registry restarts (seconds); then pushes are accepted again"
+    evidence = "run"
+    source = "procedures 2.6, 4.3, registry 0 facts 7, 13"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if not state.on_own_database(site) or state.read_only_nodes(site):
+            return False
+        return Done("enabled, and so says the registry") if site.registry.identity().database else False
+
+    def manual(self, site: Site) -> str | None:
+        return by_hand(site, self._blocks(site), "registry")
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(
+            state.file_changes(site, self._blocks(site), "registry"),
+            duration="1 to 5 min",
+            note="with the first push after this the quick way back is closed; a day later online garbage "
+            "collection begins "
+            "to remove manifests from the storage, and then only the backup leads back",
+        )
+
+    def apply(self, site: Site) -> None:
+        if not state.on_own_database(site):
+            proved = state.proof(site)
+            if proved is None or not state.imported(site):
+                raise window.gave_up(site, StepFailed("the import is not proved", site=site.name))
+            site.keep.save("enabled", {"at": state.stamp(), "window": proved["window"]})
+        try:
+            site.change_gitlab_rb(self.name, self._blocks(site), self._differences(site), "registry")
+        except (CommandTimeout, JobLost):
+            raise
+        except GeoregError as error:
+            raise self._fell_back(site, error) from error
+        opened = state.window(site)
+        if opened and not opened.closed:
+            values = {**opened.__dict__, "closed": state.stamp(), "outcome": "migrated"}
+            state.save_window(site, state.Window(**values))
+
+    @staticmethod
+    def _differences(site: Site) -> Any:
+        def differences(package: Omnibus) -> list[str]:
+            config = package.registry_config()
+            wrong = window.shows_writable(package)
+            if config is None or config.mode != "database" or not state.is_ours(config, site):
+                wrong.append("config.yml does not enable the database")
+            elif not wrong and not site.registry_at(package.node).identity().database:
+                wrong.append("the registry does not say that it works on its database")
+            return wrong
+
+        return differences
+
+    @staticmethod
+    def _fell_back(site: Site, error: GeoregError) -> StepFailed:
+        """gitlab.rb was put back: legacy. Say so if anything was pushed into the database in the meantime."""
+        if state.on_own_database(site):  # it could not be put back, so nothing else may be touched
+            return StepFailed(error.message, remedy=error.remedy, site=site.name)
+        kept = site.keep.load("enabled") or {}
+        pushed: set[tuple[str, str]] = set()
+        if kept.get("at"):
+            pushed = state.tags_changed_since(site, datetime.fromisoformat(kept["at"]))
+        site.keep.remove("enabled")
+        if pushed:
+            names = ", ".join(sorted(":".join(key) for key in pushed)[:5])
+            error.message += f"\n  {len(pushed)} tags were pushed in the meantime and are only in the database: {names}"
+        return window.gave_up(site, error)
+
+    def verify(self, site: Site) -> list[Finding]:
+        enabled = [site.registry_at(node).identity().database for node in site.registry_nodes]
+        found = "; ".join("database" if value else "legacy" for value in enabled)
+        header = passed(found, "database") if all(enabled) else failed(found, "database", remedy="restart the registry")
+        files = state.lockfiles(site)
+        if files.filesystem:
+            lock = failed(str(files), "no filesystem-in-use", remedy="remove it: an enforcing registry would not start")
+        else:
+            lock = passed(str(files), "database-in-use, or not known")
+        return [header, lock]
+
+    def undo(self, site: Site) -> None:
+        back_to_legacy(site)
+
+    @staticmethod
+    def _blocks(site: Site) -> dict[str, str | None]:
+        return {state.DATABASE: database_block(site, enabled=True), state.READ_ONLY: None}
+
+
+def back_to_legacy(site: Site) -> None:
+    """The quick way back, while nothing was pushed: refuse pushes, look again, then legacy as before. Source: 2.6.
+
+    Raises StepFailed, with pushes let in again, when it is closed: images pushed since exist only in the database.
+    """
+    kept, enabled = state.snapshot(site), site.keep.load("enabled")
+    if kept is None or not enabled:
+        raise StepFailed("nothing is known of the move on this site", remedy="restore the backup", site=site.name)
+    if datetime.now(UTC) - datetime.fromisoformat(enabled["at"]) > WAY_BACK:
+        raise StepFailed(
+            "the way back is closed: online garbage collection may have begun to remove manifests from the storage",
+            remedy="restore the backup of before the import",
+            site=site.name,
+        )
+    _nothing_pushed(site, kept)
+    config = site.omnibus.registry_config()
+    assert config is not None
+    read_only = gitlab_rb.read_only(config.storage)
+    site.change_gitlab_rb("back-1", {state.READ_ONLY: read_only}, window.shows_read_only, "registry")
+    try:
+        _nothing_pushed(site, kept)
+    except StepFailed:
+        site.change_gitlab_rb("back-0", {state.READ_ONLY: None}, window.shows_writable, "registry")
+        raise
+    window.restore_lockfiles(site, state.window(site))
+    blocks = {state.DATABASE: database_block(site, enabled=False), state.READ_ONLY: None}
+    site.change_gitlab_rb("back-2", blocks, window.shows_writable, "registry")
+    site.keep.remove("enabled")
+
+
+def _nothing_pushed(site: Site, kept: state.Snapshot) -> None:
+    compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
+    if not compared.equal:
+        names = ", ".join(f"{one.repository}:{one.tag}" for one in compared.staying[:5])
+        raise StepFailed(
+            f"the way back is closed: {len(compared.staying)} tags were changed since the import, e.g. {names}",
+            remedy="these exist only in the database; restore the backup if they may be lost",
+            site=site.name,
+        )
+
+
+class Writable(ImportStep):
+    """Proof that pushes are accepted again, on every registry node, and how long they were refused."""
+
+    name = "writable"
+    title = "Prove that pushes are accepted again"
+    evidence = "run"
+    source = "procedures 4.3"
+
+    def is_done(self, site: Site) -> bool | Done:
+        last, kept = state.window(site), site.keep.load("writable")
+        if not state.on_own_database(site) or state.read_only_nodes(site):
+            return False
+        if last is None:
+            return Done("moved earlier")
+        if kept and kept.get("window") == last.opened:
+            return Done(f"proved {kept['at']}; pushes were refused for {kept['seconds']:.0f} s")
+        return False
+
+    def plan(self, site: Site) -> Plan:
+        nodes = ", ".join(node.name for node in site.registry_nodes)
+        return Plan([Change("api", nodes, after="an upload is started and cancelled")])
+
+    def apply(self, site: Site) -> None:
+        proof = window.accepted_everywhere(site)
+        if proof.failed:
+            raise StepFailed(proof.found, remedy=proof.remedy, site=site.name)
+        last = state.window(site)
+        if last is not None:
+            kept = {"window": last.opened, "at": state.stamp(), "seconds": last.seconds}
+            site.keep.save("writable", kept)
+
+    def verify(self, site: Site) -> Finding:
+        return window.accepted_everywhere(site)
+
+
+def lost_repositories(site: Site) -> list[str]:
+    """Repositories of which the import left a tag behind, as was agreed."""
+    kept = state.snapshot(site)
+    if kept is None:
+        return []
+    compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
+    return sorted({one.repository for one in compared.differences if one.accepted})
+
+
+class RecomputeChecksums(ImportStep):
+    """Geo keeps a checksum of each repository's tags on the primary and computes it anew only when something is pushed.
+
+    Where a tag was left behind, the old one would make Geo find every later sync wrong, and sync for ever (seen in
+    the lab).
+    """
+
+    name = "recompute-checksums"
+    title = "Let Geo compute the checksums of repositories that lost a tag"
+    evidence = "derived"
+    source = "rails 3; GitLab's troubleshooting of verification"
+
+    def skip(self, site: Site) -> str | None:
+        return "only the primary keeps checksums" if site.role == "secondary" else None
+
+    def is_done(self, site: Site) -> bool | Done:
+        if not state.on_own_database(site):
+            return Done("no tag is agreed to be lost") if not state.accepted_losses(site) else False
+        last, kept = state.window(site), site.keep.load("checksums")
+        if last is None:
+            return Done("moved earlier")
+        if kept and kept.get("window") == last.opened:
+            return Done(f"computed {kept['at']}")
+        return Done("no tag was lost") if not lost_repositories(site) else False
+
+    def plan(self, site: Site) -> Plan:
+        names = {name.rpartition(":")[0] for name in state.accepted_losses(site)}
+        changes = [
+            Change("command", site.rails_node.name, after=f"gitlab-rails runner '{RECOMPUTE.format(f'id of {name}')}'")
+            for name in sorted(names)
+        ]
+        return Plan(changes, duration="a minute for each")
+
+    def apply(self, site: Site) -> None:
+        lost = lost_repositories(site)
+        for path in lost:
+            number = site.gitlab.repository_id(path)
+            if number is None:
+                site.progress(f"GitLab has no record of {path}: Geo does not replicate it, there is nothing to compute")
+                continue
+            job = site.rails.run_job(f"{site.name}-{self.name}", ("gitlab-rails", "runner", RECOMPUTE.format(number)))
+            job.check()
+        last = state.window(site)
+        if last is not None:
+            site.keep.save("checksums", {"window": last.opened, "at": state.stamp(), "repositories": lost})
+
+    def verify(self, site: Site) -> Finding:
+        kept = site.keep.load("checksums") or {}
+        names = ", ".join(kept.get("repositories") or []) or "none needed it"
+        return passed(names, "computed") if kept else failed("not computed", "computed")
