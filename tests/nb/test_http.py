@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -219,12 +220,13 @@ def test_https_to_a_plain_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as plain:
 
         def answer() -> None:
-            for _ in range(2):
-                client, _ = plain.accept()
+            client, _ = plain.accept()
+            with client, contextlib.suppress(OSError):
                 client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                client.close()
+                client.recv(1000)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         error = no_answer(f"https://127.0.0.1:{plain.getsockname()[1]}")
+        thread.join(10)
     assert "TLS fails" in str(error) and "meant for https" in error.remedy
