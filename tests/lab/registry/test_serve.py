@@ -1,4 +1,4 @@
-"""`registry serve` against the recorded starts: lockfiles, databases that refuse, answers while up, the log, the end."""
+"""`registry serve` against the recorded starts: lockfiles, refusing databases, answers while up, the log, the end."""
 
 from __future__ import annotations
 
