@@ -131,10 +131,10 @@ class LocalTransport(Transport):
                 env={**inherited, **self.environment(), **(env or {})},
                 start_new_session=True,
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # a folder of PATH that is closed to us is told as the latter
+            if "/" in argv[0] and Path(argv[0]).exists():
+                return Result(tuple(argv), 126, "", f"{argv[0]}: permission denied")
             return Result(tuple(argv), 127, "", f"{argv[0]}: not found")
-        except PermissionError:
-            return Result(tuple(argv), 126, "", f"{argv[0]}: permission denied")
         try:
             stdout, stderr = process.communicate(stdin, timeout)
         except BaseException as error:

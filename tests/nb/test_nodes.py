@@ -254,7 +254,7 @@ def test_a_job_without_input_reads_nothing(node: LocalNode) -> None:
 
 def test_a_command_that_does_not_exist(node: LocalNode) -> None:
     job = node.start_job("none", ["no-such-program"]).wait()
-    assert job.status == 127 and "not found" in job.stderr()
+    assert job.status == 127 and "no-such-program" in job.stderr()
 
 
 def test_variables_and_folder(node: LocalNode) -> None:
