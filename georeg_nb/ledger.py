@@ -337,7 +337,8 @@ class _Reading:
         for result in checks:
             if result.verdict == "failed":
                 where = f" on {result.site}" if result.site else ""
-                add(6 if result.verifies else 3, f"{result.title}{where}: {result.found}")
+                advice = f"\nWhat to do: {result.remedy}" if result.remedy else ""
+                add(6 if result.verifies else 3, f"{result.title}{where}: {result.found}{advice}")
         if self.approving:
             waiting = [outcome.step for outcome in outcomes if outcome.outcome == "not approved"]
             if waiting:
@@ -376,6 +377,8 @@ def _headline(code: int, planned: bool, done: int, outcomes: Sequence[StepOutcom
             return "Nothing to do: both sites already are as this runbook leaves them."
         return f"A plan was made and nothing was changed: {_count(open_steps)} wait for approval."
     if code == 0:
+        if not done:
+            return "Verified: every step already was as this runbook leaves it."
         noop = sum(1 for outcome in outcomes if outcome.outcome == "no-op")
         return f"Done and verified: {_count(done)} done, {noop} already as they should be."
     text = EXIT_CODES.get(code, "")

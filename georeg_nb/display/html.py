@@ -11,13 +11,14 @@ from georeg_nb.display.marks import COLOURS, mark, tone
 from georeg_nb.redaction import redact
 
 _LINE = "border-bottom:1px solid rgba(128,128,128,.35)"
-_CELL = f"padding:4px 14px 4px 0;text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;{_LINE}"
+_ROW = f"background:none;{_LINE}"
+_CELL = "padding:4px 14px 4px 0;text-align:left;vertical-align:top"  # once per cell: a page has hundreds
 _HEAD = "padding:4px 14px 4px 0;text-align:left;font-weight:600;border-bottom:2px solid rgba(128,128,128,.7)"
 _LABEL = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;white-space:nowrap;opacity:.75"
 _VALUE = "padding:1px 0;text-align:left;white-space:pre-wrap"
 _MONO = (
     "margin:2px 0 8px 0;padding:6px 10px;overflow-x:auto;font-family:ui-monospace,Menlo,Consolas,monospace;"
-    "font-size:12px;line-height:1.45;background:rgba(128,128,128,.09);border-radius:4px;white-space:pre"
+    "font-size:12px;line-height:1.45;background:rgba(128,128,128,.09);border-radius:4px"
 )
 _CAPTION = "margin:8px 0 2px 0;font-size:12px;opacity:.8"
 _ADDED = "background:rgba(26,127,55,.20)"
@@ -59,7 +60,7 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Code(text, caption):
-            return _pre(caption, [_text(line) for line in shorten(redact(text).splitlines())])
+            return _pre(caption, [_text(line) for line in shorten(redact(text).splitlines())], "pre-wrap")
         case Diff():
             return _pre(block.caption, [_diff_line(line) for line in shorten(list(block.lines()))])
         case Details(summary, blocks):
@@ -73,13 +74,14 @@ def _table(table: Table) -> str:
     rows = []
     for row in table.rows:
         cells = "".join(_cell(row.get(column, ""), column in table.words) for column in table.columns)
-        rows.append(f'<tr style="background:none">{cells}</tr>')
-    style = "border-collapse:collapse;table-layout:auto;margin:4px 0 8px 0;font-size:13px"
+        rows.append(f'<tr style="{_ROW}">{cells}</tr>')
+    style = "border-collapse:collapse;table-layout:auto;margin:4px 0 8px 0;font-size:13px;overflow-wrap:break-word"
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _cell(value: Any, is_word: bool) -> str:
-    return f'<td style="{_CELL}">{_pill(str(value)) if is_word and value else _text(value)}</td>'
+    text = _pill(str(value)) if is_word and value else _text(value).replace("\n", "<br/>")
+    return f'<td style="{_CELL}">{text}</td>'
 
 
 def _diff_line(line: str) -> str:
@@ -87,7 +89,7 @@ def _diff_line(line: str) -> str:
     return f'<span style="display:block;{style}">{_text(line) or " "}</span>' if style else f"{_text(line)}\n"
 
 
-def _pre(caption: str, lines: Sequence[str]) -> str:
+def _pre(caption: str, lines: Sequence[str], space: str = "pre") -> str:
     head = f'<p style="{_CAPTION}">{_text(caption)}</p>' if caption else ""
     joined = "".join(line if line.startswith("<span") or line.endswith("\n") else line + "\n" for line in lines)
-    return f'{head}<pre style="{_MONO}">{joined.rstrip(chr(10))}</pre>'
+    return f'{head}<pre style="{_MONO};white-space:{space}">{joined.rstrip(chr(10))}</pre>'

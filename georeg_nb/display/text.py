@@ -70,11 +70,14 @@ def _block(block: Block) -> Iterator[RenderableType]:
             yield Padding(renderable(blocks), (0, 0, 0, 2))
 
 
+_UNBROKEN = ("step", "run", "file", "scenario")  # what people copy into a command
+
+
 def _table(table: Table) -> Iterator[RenderableType]:
     columns = [column for column in table.columns if column != table.below]
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=column in table.words)
+        grid.add_column(column, overflow="fold", no_wrap=column in table.words or column in _UNBROKEN)
     for row in table.rows:
         grid.add_row(*(_cell(row.get(column, ""), column in table.words) for column in columns))
     yield grid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -13,16 +14,22 @@ from georeg_nb.records import Record
 from georeg_nb.redaction import redact
 from georeg_nb.runbook.buttons import someone_is_there
 
+_NUMBERS = re.compile(r"\d+")
+
 
 class Thinning:
-    """Tells news from repetition: another text, or a fraction that has grown by `step`."""
+    """Tells news from repetition: another text, or a fraction that has changed by `step`.
+
+    Beside a fraction only what stands before a colon counts: "tags: 3 of 12" goes on from "tags: 2 of 12".
+    """
 
     def __init__(self, step: float) -> None:
         self.step = step
         self._last: tuple[str, str, int] | None = None
 
     def news(self, site: str, text: str, fraction: float | None) -> bool:
-        now = (site, text, -1 if fraction is None else int(fraction / self.step + 1e-9))
+        known = text if fraction is None else _NUMBERS.sub("#", text.partition(":")[0])
+        now = (site, known, -1 if fraction is None else int(fraction / self.step + 1e-9))
         changed = now != self._last
         self._last = now
         return changed

@@ -151,7 +151,7 @@ class Run:
         if (self.record.path / "tables" / f"{name}.json").exists():
             return TableView(name, self.record.read_table(name))
         checks = [check for section in self.scenario for check in section.procedure.all_checks]
-        if name.partition(".")[0] in {check.name for check in checks}:
+        if any(name == check.name or f".{check.name}" in name or name.startswith(f"{check.name}.") for check in checks):
             return TableView(name, None)
         raise GeoregError(
             f"there is no table {name!r}", remedy=f"there are: {', '.join(sorted({check.name for check in checks}))}"

@@ -61,12 +61,18 @@ class Sections:
             results.append(result)
             self.engine.ledger.append("check", **result.__dict__)
             if finding.rows:
-                table = f"{check.name}.{name}" if len(sites) > 1 and name else check.name
-                self.engine.record.write_table(table, finding.rows)
+                self.engine.record.write_table(
+                    self._table_name(check, part, name if len(sites) > 1 else ""), finding.rows
+                )
         self._results[part.name] = results
         if results:
             self.engine.reporter.progress("", f"{part.name}: {check_headline(results).text}")
         return results
+
+    def _table_name(self, check: Check, part: Section, site: str) -> str:
+        """The check's name; with its section or its site where only that makes it unambiguous."""
+        several = sum(1 for section in self.scenario if check in section.procedure.all_checks) > 1
+        return ".".join(filter(None, [part.name if several else "", check.name, site]))
 
     def _moot(self, check: Check, site: Any, part: Section) -> Finding | None:
         """A failed precondition of nothing but steps that are done is history: 'no tag yet' after the import, say."""
@@ -92,8 +98,7 @@ class Sections:
                 return f"{section.name} stopped: {self._stopped[section.name]}"
             failed = [result for result in self._results.get(section.name, ()) if result.verdict == "failed"]
             if failed:
-                number = f"{len(failed)} failed check{'s' if len(failed) > 1 else ''}"
-                return f"{section.name} has {number}: {failed[0].title}"
+                return f"{section.name} has {len(failed)} failed check{'s' if len(failed) > 1 else ''}"
         return ""
 
     # plans and changes

@@ -41,7 +41,7 @@ class CheckTable(View):
         self.results = tuple(results)
         self.blocked = blocked
         several = len({result.site for result in results}) > 1
-        self.rows = [_check_row(result, several) for result in results]
+        self.rows = [_check_row(result, several) for result in sorted(results, key=_urgency)]
         self.document = Document(
             "checks", self._blocks(several), {"section": section, "blocked": blocked, "checks": self.data()}
         )
@@ -62,6 +62,11 @@ class CheckTable(View):
         below = "what to do" if any(row["what to do"] for row in self.rows) else ""
         table = Table([*columns, *([below] if below else [])], self.rows, ("verdict",), below)
         return [check_headline(self.results), table]
+
+
+def _urgency(result: CheckResult) -> int:
+    """What needs someone comes first; among equals the order in which it was asked."""
+    return {"failed": 0, "warning": 1}.get(result.verdict, 2)
 
 
 def _check_row(result: CheckResult, several: bool) -> dict[str, Any]:
