@@ -260,8 +260,8 @@ class Handler(Plain):
                 remote_addr=self.client,
                 uri=request.uri,
                 user_agent=request.headers.get("User-Agent", ""),
-                **({"detail": str(detail)} if detail else {}),
-                **self._log_names(),
+                **({"detail": _detail_text(detail)} if detail and not self.route.is_v1 else {}),
+                **({} if self.route.is_v1 else {"root_repo": self.repository.split("/")[0], **self._log_names()}),
             )
 
     # --- log lines
@@ -295,6 +295,15 @@ class Handler(Plain):
             http_response_status=self.get_status(),
             http_response_written=self.written,
         )
+
+
+def _detail_text(detail: Any) -> str:
+    """The detail of an error as a log line shows it."""
+    if isinstance(detail, dict) and "Tag" in detail:
+        return f"unknown tag={detail['Tag']}"
+    if isinstance(detail, dict) and "Revision" in detail:
+        return f"unknown manifest name={detail['Name']} revision={detail['Revision']}"
+    return str(detail)
 
 
 class Base(Handler):

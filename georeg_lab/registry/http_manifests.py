@@ -103,7 +103,7 @@ class Manifests(Handler):
             digest=manifest.digest,
             media_type=manifest.media_type,
             path=self.repository,
-            reference_count=len(payload.references) + (0 if payload.is_list else 1),
+            reference_count=len(payload.references),
             root_repo=self.repository.split("/")[0],
             size_bytes=len(manifest.payload),
             tag_name=self.tag,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from dataclasses import dataclass
 
 from georeg_lab.registry import auth, db, migrations, uploads
 from georeg_lab.registry.backend import Backend, UnavailableError
@@ -31,9 +32,7 @@ BOTH_IN_USE = f"database-in-use and filesystem-in-use lockfiles present, see {DO
 PENDING = (
     "there are pending database migrations, use the 'registry database migrate' CLI command to check and apply them"
 )
-FRESH_INSTALL = (
-    "database in prefer mode on a fresh install: configured and reachable metadata database required to start"
-)
+FRESH = "database in prefer mode on a fresh install: configured and reachable metadata database required to start"
 IN_RECOVERY = "the database is in read-only mode (in recovery)"
 RANDOM_KEY = (
     "No HTTP secret provided - generated random secret. This may cause problems with uploads if multiple registries "
@@ -83,22 +82,31 @@ def purging(config: Config, is_read_only: bool) -> uploads.Purging:
         raise Panic(f"Unable to parse upload purge configuration: {error}") from None
 
 
-def _uses_database(config: Config, locks: Lockfiles, log: Logger) -> tuple[bool, bool]:
-    """Whether the database is to be used, and whether `prefer` fell back. Raises StartError."""
+@dataclass(frozen=True)
+class _Choice:
+    """Which metadata is used. `fell_back`, `fresh`: what `prefer` found, if lockfiles are looked at."""
+
+    database: bool
+    fell_back: bool = False
+    fresh: bool = False
+
+
+def _choose(config: Config, locks: Lockfiles, log: Logger) -> _Choice:
+    """Decide by the configuration and the lockfiles. Raises StartError."""
     mode = config.database.mode
     if not is_enforced():
-        return mode != "false", False
+        return _Choice(mode != "false")
     in_filesystem, in_database = locks.filesystem.is_locked(log), locks.database.is_locked(log)
     if in_filesystem and in_database:
         raise StartError(BOTH_IN_USE)
     if mode == "prefer" and in_filesystem:
         log.warning("database prefer mode enabled, but found filesystem metadata: falling back to legacy metadata")
-        return False, True
+        return _Choice(False, fell_back=True)
     if mode == "false" and in_database:
         raise StartError(DATABASE_IN_USE)
     if mode == "true" and in_filesystem:
         raise StartError(FILESYSTEM_IN_USE)
-    return mode != "false", False
+    return _Choice(mode != "false", fresh=mode == "prefer" and not in_database)
 
 
 def _check_database(pool: Pool, log: Logger) -> None:
@@ -169,15 +177,15 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
     log.warning("rate-limiter is disabled")
     log.info(f"storage backend redirection {'disabled' if config.storage.redirect_disabled else 'enabled'}")
     locks = Lockfiles(files)
-    in_database, fell_back = _uses_database(config, locks, log)
+    choice = _choose(config, locks, log)
     pool: Pool | None = None
     backend: Backend
-    if in_database:
+    if choice.database:
         from georeg_lab.registry.database_backend import DatabaseBackend
 
         log.info("using the metadata database")
-        if config.database.mode == "prefer" and is_enforced() and not locks.present():
-            log.info(FRESH_INSTALL)
+        if choice.fresh:
+            log.info(FRESH)
         if config.gc.disabled:
             log.warning("garbage collection is disabled")
         pool = Pool(config.database, log)
@@ -194,7 +202,7 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
         raise StartError(str(error)) from None
     health = HealthChecks(log)
     health.configure(config.health, lambda: _probe_storage(files), (lambda: _probe_database(pool)) if pool else None)
-    if in_database and is_enforced():
+    if choice.database and is_enforced():
         locks.database.lock()
     return Registry(
         config,
@@ -207,7 +215,7 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
         backend,
         pool,
         is_read_only,
-        fell_back,
+        choice.fell_back,
     )
 
 
