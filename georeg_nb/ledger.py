@@ -68,7 +68,7 @@ class Ledger:
             previous, torn = self._tail(file)
             number = previous.get("n", 0) + 1
             if torn:
-                repair = self._entry(number, previous, "torn line removed", {"bytes": torn})
+                repair = self._entry(number, previous, "line.torn", {"bytes": torn})
                 file.write(_dump(repair))
                 previous, number = repair, number + 1
             entry = self._entry(number, previous, event, facts)
@@ -214,7 +214,7 @@ class _Reading:
         self.runner_error: Entry | None = None
 
     def take(self, entry: Entry) -> None:
-        handler = getattr(self, "on_" + str(entry["event"]).replace(" ", "_").replace("-", "_"), None)
+        handler = getattr(self, "on_" + str(entry["event"]).replace(".", "_"), None)
         if handler:
             handler(entry)
 
@@ -235,10 +235,10 @@ class _Reading:
         for key in [key for key in self.checks if key[0] == entry["section"]]:
             del self.checks[key]
 
-    def on_approved(self, entry: Entry) -> None:
+    def on_approval(self, entry: Entry) -> None:
         self.approving = True
 
-    def on_attested(self, entry: Entry) -> None:
+    def on_attestation(self, entry: Entry) -> None:
         self.approving = self.approving or entry.get("how") != "parameter"
 
     def on_step_started(self, entry: Entry) -> None:
@@ -270,7 +270,7 @@ class _Reading:
     def on_section_stopped(self, entry: Entry) -> None:
         self.errors[entry["section"]] = entry
 
-    def on_summary(self, entry: Entry) -> None:
+    def on_run_closed(self, entry: Entry) -> None:
         self.finished = True
 
     def on_signal(self, entry: Entry) -> None:

@@ -295,7 +295,7 @@ def seal_record(run_id: str, notebook: Path | None) -> None:
         )
     entries = read(record.ledger)
     result = verdict(entries)
-    opened = [entry for entry in entries if entry["event"] == "run opened"]
+    opened = [entry for entry in entries if entry["event"] == "run.opened"]
     if opened and not result.finished and opened[-1].get("host") == hostname() and not is_dead(opened[-1]):
         raise RecordError(f"{record.run} is still running", remedy="wait for its summary")
     digest = runner.finish(record, result)

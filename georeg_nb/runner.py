@@ -120,7 +120,7 @@ def run_notebook(notebook: Path, record: Record, values: Mapping[str, Any]) -> R
     stopping = Stopping(ledger)
     part = record.path / f"{record.scenario}.part.ipynb"
     error = ""
-    ledger.append("runner started", who=operator(), notebook=notebook.name)
+    ledger.append("runner.started", who=operator(), notebook=notebook.name)
     with (
         _private_folder() as folder,
         _environment({"GEOREG_RUN": str(record.path), "PYTHONUNBUFFERED": "1"}),
@@ -182,7 +182,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _close(record: Record, ledger: Ledger, error: str) -> RunVerdict:
-    ledger.append("runner ended", error=error, exit_code=1 if error else 0)
+    ledger.append("runner.ended", error=error, exit_code=1 if error else 0)
     return verdict(read(record.ledger))
 
 

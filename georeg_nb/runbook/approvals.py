@@ -72,18 +72,18 @@ class Approvals:
         """
         with self._lock:
             for entry in entries:
-                if entry["event"] == "run opened" and wishes:
+                if entry["event"] == "run.opened" and wishes:
                     self._wishes.clear()
                     self._fallen.clear()
                     self.wish(entry.get("approve", ()), "parameter")
-                elif entry["event"] == "approved":
+                elif entry["event"] == "approval":
                     self._bound[entry["step"]] = Approval(
                         *(entry[key] for key in ("step", "digest", "who", "when", "how"))
                     )
-                elif entry["event"] == "approval fell":
+                elif entry["event"] == "approval.fell":
                     self._bound.pop(entry["step"], None)
                     self._fallen[entry["step"]] = len(self._wishes)
-                elif entry["event"] == "attested":
+                elif entry["event"] == "attestation":
                     kept = Attestation(*(entry[key] for key in ("step", "text", "who", "when", "how")))
                     self._attestations[entry["step"]] = kept
 
@@ -150,7 +150,7 @@ class Approvals:
         with self._lock:
             bound = self._bound.pop(ref.id, None)
             self._fallen[ref.id] = len(self._wishes)
-            self._tell("approval fell", step=ref.id, approved=bound.digest if bound else "", digest=digest)
+            self._tell("approval.fell", step=ref.id, approved=bound.digest if bound else "", digest=digest)
 
     def attest(self, ref: Ref, text: str, how: How) -> Attestation:
         """Take the operator's word for a manual step."""
@@ -160,7 +160,7 @@ class Approvals:
                 return known
             attestation = Attestation(ref.id, text, operator(), stamp(), how)
             self._attestations[ref.id] = attestation
-            self._tell("attested", **attestation.__dict__)
+            self._tell("attestation", **attestation.__dict__)
             return attestation
 
     def attestation(self, ref: Ref) -> Attestation | None:
@@ -176,7 +176,7 @@ class Approvals:
             return known
         approval = Approval(ref.id, digest, operator(), stamp(), how)
         self._bound[ref.id] = approval
-        self._tell("approved", **approval.__dict__)
+        self._tell("approval", **approval.__dict__)
         return approval
 
 

@@ -92,7 +92,7 @@ class Engine:
             approval = self.approvals.of(ref, planned.digest)
             planned.status = "approved" if approval else "waits for approval"
             planned.approval = str(approval or "")
-        self.ledger.append("planned", step=ref.id, digest=planned.digest, status=planned.status)
+        self.ledger.append("step.planned", step=ref.id, digest=planned.digest, status=planned.status)
         return planned
 
     def plan(self, ref: Ref, instruction: str | None) -> Plan:
@@ -115,7 +115,7 @@ class Engine:
             self._end(ref, *settled)
             return *settled, []
         self.reporter.on_progress = crash.progress
-        self.ledger.append("step started", step=ref.id, site=ref.site.name, digest=planned.digest)
+        self.ledger.append("step.started", step=ref.id, site=ref.site.name, digest=planned.digest)
         self.reporter.progress(ref.site.name, f"{ref.id}: {ref.step.title}")
         try:
             with termination_interrupts():
@@ -138,7 +138,7 @@ class Engine:
     def undo(self, ref: Ref) -> None:
         """Take a step back. Raises StepFailed."""
         self.locks.take(ref.site)
-        self.ledger.append("undo started", step=ref.id, site=ref.site.name)
+        self.ledger.append("undo.started", step=ref.id, site=ref.site.name)
         try:
             with termination_interrupts():
                 ref.step.undo(ref.site)
@@ -146,7 +146,7 @@ class Engine:
             raise self._interrupted(ref, error) from error
         except Exception as error:
             raise self._failed(ref, error) from error
-        self.ledger.append("step undone", step=ref.id, site=ref.site.name)
+        self.ledger.append("step.undone", step=ref.id, site=ref.site.name)
         self.approvals.fall(ref, "")  # or the next 'run all' would do it again
 
     def running_jobs(self, site: Any) -> list[str]:
@@ -232,7 +232,7 @@ class Engine:
             if finding.rows:
                 self.record.write_table(f"{ref.id.replace('/', '.')}.proof-{number}", finding.rows)
         facts = [{"verdict": proof.verdict, "found": proof.found, "expected": proof.expected} for proof in proofs]
-        self.ledger.append("step verified", step=ref.id, findings=facts)
+        self.ledger.append("step.verified", step=ref.id, findings=facts)
         wrong = [finding for finding in findings if finding.verdict in ("failed", "later")]
         if wrong:
             texts = "; ".join(f"found {finding.found}, expected {finding.expected}" for finding in wrong)
@@ -241,7 +241,7 @@ class Engine:
         return proofs
 
     def _end(self, ref: Ref, outcome: Outcome, reason: str, **facts: Any) -> None:
-        self.ledger.append("step ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason, **facts)
+        self.ledger.append("step.ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason, **facts)
         self.reporter.progress(ref.site.name, f"{ref.id}: {outcome}")
 
     def _interrupted(self, ref: Ref, error: KeyboardInterrupt) -> Interrupted:

@@ -87,7 +87,7 @@ class SiteLocks:
         if not now_there or not self._is_ours(now_there):  # two took it over at once, and the other one was later
             raise self._locked(site, now_there or {})
         self._held[site.name] = site
-        self._tell("lock taken", site=site.name, instead_of=holder, sentence=sentence)
+        self._tell("lock.taken", site=site.name, instead_of=holder, sentence=sentence)
         return sentence
 
     def release(self) -> None:
@@ -97,7 +97,7 @@ class SiteLocks:
             holder = read_holder(site)
             if holder and self._is_ours(holder):
                 site.rails_node.remove_file(LOCK)
-                self._tell("lock released", site=name)
+                self._tell("lock.released", site=name)
 
     def _is_ours(self, holder: dict[str, Any]) -> bool:
         same_process = holder.get("pid") == os.getpid() and holder.get("host") == hostname()

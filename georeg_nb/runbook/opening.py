@@ -60,7 +60,7 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
         run = Run(scenario, wiring.open_sites(options, reporter, scenario.id), options, record, reporter)
     except ParametersError as error:
         if path := os.environ.get("GEOREG_RUN"):
-            Ledger(Path(path) / "ledger.jsonl").append("parameters wrong", exit_code=2, message=error.message)
+            Ledger(Path(path) / "ledger.jsonl").append("parameters.wrong", exit_code=2, message=error.message)
         raise
     record.write_json("parameters.json", dict(values))
     _current.append(run)
@@ -89,7 +89,7 @@ def choose_record(scenario: str, resume: str) -> Record:
 
 def _opened(run: Run) -> Document:
     entries = run.ledger.entries()
-    attempt = sum(1 for entry in entries if entry["event"] == "run opened")
+    attempt = sum(1 for entry in entries if entry["event"] == "run.opened")
     given = list(run.options.approve)
     word = "approved" if given else "waits for approval"
     sentence = f"Approved beforehand: {', '.join(given)}." if given else "Nothing is approved: this run makes a plan."

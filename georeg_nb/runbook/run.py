@@ -63,10 +63,10 @@ class Run:
         self._engine = Engine(sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record))
         self._sections = Sections(scenario, self._engine, self._refs, show)
         self.ledger.append(
-            "run opened",
+            "run.opened",
             run=record.run,
             scenario=scenario.id,
-            attempt=1 + sum(1 for entry in earlier if entry["event"] == "run opened"),
+            attempt=1 + sum(1 for entry in earlier if entry["event"] == "run.opened"),
             who=operator(),
             host=hostname(),
             pid=os.getpid(),
@@ -130,7 +130,7 @@ class Run:
         Raises VerificationDiffers after showing it, when the sites do not hold the same images.
         """
         self.close()
-        self.ledger.append("summary")
+        self.ledger.append("run.closed")
         result = verdict(self.ledger.entries())
         self.record.write_json("plan.json", list(self._sections.plans.values()))
         self.record.write_table("outcomes", [dict(outcome.__dict__) for outcome in result.outcomes])

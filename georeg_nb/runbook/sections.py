@@ -34,7 +34,7 @@ class Sections:
 
     def check(self, part: Section) -> CheckTable:
         if blocked := self._blocked_before(part):
-            self.engine.ledger.append("section not reached", section=part.name, reason=blocked)
+            self.engine.ledger.append("section.not_reached", section=part.name, reason=blocked)
             self._results.pop(part.name, None)
             return CheckTable(part.name, [], blocked)
         self.engine.reporter.watch(aloud=False)
@@ -105,7 +105,7 @@ class Sections:
 
     def apply(self, part: Section) -> SectionResult:
         refs = self._refs_of(part)
-        self.engine.ledger.append("section started", section=part.name)
+        self.engine.ledger.append("section.started", section=part.name)
         self._stopped.pop(part.name, None)
         try:
             if blocked := self._blocked_before(part):
@@ -183,7 +183,7 @@ class Sections:
         error.changed = verdict(self.engine.ledger.entries()).changed
         self._stopped[part.name] = error.message.splitlines()[0]
         self.engine.ledger.append(
-            "section stopped", section=part.name, exit_code=error.exit_code, message=error.message, remedy=error.remedy
+            "section.stopped", section=part.name, exit_code=error.exit_code, message=error.message, remedy=error.remedy
         )
         if error.changed:
             error.message += "\nChanged so far, and still so: " + ", ".join(error.changed)
@@ -219,13 +219,13 @@ class Sections:
         return self._end(step.ref, "not approved", step.reason)
 
     def _end(self, ref: Ref, outcome: Outcome, reason: str) -> StepOutcome:
-        self.engine.ledger.append("step ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason)
+        self.engine.ledger.append("step.ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason)
         return _outcome(ref, outcome, reason)
 
     def _interrupted(self, part: Section, error: KeyboardInterrupt) -> Interrupted:
         code = exit_code(error)
         message = f"{part.name} was interrupted while nothing was being changed"
-        self.engine.ledger.append("section stopped", section=part.name, exit_code=code, message=message)
+        self.engine.ledger.append("section.stopped", section=part.name, exit_code=code, message=message)
         return Interrupted(f"Interrupted: {message}.", code)
 
     def _refs_of(self, part: Section) -> list[Ref]:

@@ -51,7 +51,7 @@ class TestChain:
             file.write('{"n": 2, "event": "tw')
         assert [entry["event"] for entry in ledger.entries()] == ["one"]
         ledger.append("three")
-        assert [entry["event"] for entry in ledger.entries()] == ["one", "torn line removed", "three"]
+        assert [entry["event"] for entry in ledger.entries()] == ["one", "line.torn", "three"]
         assert broken_links(ledger.entries()) == []
 
     def test_a_line_that_is_no_json_is_an_altered_ledger(self, ledger: Ledger) -> None:
@@ -84,11 +84,11 @@ class TestChain:
 
 
 def opened(approve: list[str] | None = None, attempt: int = 1) -> dict[str, Any]:
-    return {"event": "run opened", "attempt": attempt, "steps": STEPS, "approve": approve or []}
+    return {"event": "run.opened", "attempt": attempt, "steps": STEPS, "approve": approve or []}
 
 
 def ended(step: str, outcome: str, **facts: Any) -> dict[str, Any]:
-    return {"event": "step ended", "step": step, "outcome": outcome, **facts}
+    return {"event": "step.ended", "step": step, "outcome": outcome, **facts}
 
 
 def all_ended(outcome: str) -> list[dict[str, Any]]:
@@ -107,9 +107,9 @@ def asked(verdict: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-SUMMARY = {"event": "summary"}
-STARTED = {"event": "step started", "step": "s/a"}
-STOPPED = {"event": "section stopped", "section": "s", "exit_code": 3, "message": "no"}
+SUMMARY = {"event": "run.closed"}
+STARTED = {"event": "step.started", "step": "s/a"}
+STOPPED = {"event": "section.stopped", "section": "s", "exit_code": 3, "message": "no"}
 
 CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     ("nothing at all", 1, []),
@@ -117,7 +117,7 @@ CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     ("everything done", 0, [opened(["all"]), *all_ended("done"), SUMMARY]),
     ("a second run", 0, [opened(["all"]), *all_ended("no-op"), SUMMARY]),
     ("skipped by rule", 0, [opened(["all"]), *all_ended("skipped by rule"), SUMMARY]),
-    ("parameters", 2, [{"event": "parameters wrong", "exit_code": 2, "message": "x"}]),
+    ("parameters", 2, [{"event": "parameters.wrong", "exit_code": 2, "message": "x"}]),
     ("a failed check in a plan", 3, [opened(), asked("failed"), *all_ended("not reached"), SUMMARY]),
     (
         "a failed check that passed later",
@@ -133,7 +133,7 @@ CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     (
         "a prerequisite, mended",
         0,
-        [opened(["all"]), STOPPED, {"event": "section started", "section": "s"}, *all_ended("done"), SUMMARY],
+        [opened(["all"]), STOPPED, {"event": "section.started", "section": "s"}, *all_ended("done"), SUMMARY],
     ),
     ("a failed step", 4, [opened(["all"]), ended("s/a", "failed", reason="disk full", exit_code=4)]),
     ("a time-out", 4, [opened(["all"]), ended("s/a", "timed out", exit_code=4), SUMMARY]),
@@ -144,22 +144,22 @@ CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     ),
     ("a step whose kernel died", 4, [opened(["all"]), STARTED]),
     ("a kernel that died between steps", 1, [opened(["all"]), ended("s/a", "done")]),
-    ("the same in a plan", 1, [opened(), {"event": "runner ended", "error": "the kernel died", "exit_code": 1}]),
+    ("the same in a plan", 1, [opened(), {"event": "runner.ended", "error": "the kernel died", "exit_code": 1}]),
     (
         "some approved",
         5,
         [opened(["s/a"]), ended("s/a", "done"), ended("s/b", "not approved"), ended("s/c", "not reached"), SUMMARY],
     ),
-    ("approved by hand, then done", 0, [opened(), {"event": "approved", "step": "s/a"}, *all_ended("done"), SUMMARY]),
+    ("approved by hand, then done", 0, [opened(), {"event": "approval", "step": "s/a"}, *all_ended("done"), SUMMARY]),
     (
         "attested by parameter only is a plan",
         0,
-        [opened(), {"event": "attested", "how": "parameter"}, *all_ended("not approved"), SUMMARY],
+        [opened(), {"event": "attestation", "how": "parameter"}, *all_ended("not approved"), SUMMARY],
     ),
     (
         "attested by hand is not",
         5,
-        [opened(), {"event": "attested", "how": "button"}, *all_ended("not approved"), SUMMARY],
+        [opened(), {"event": "attestation", "how": "button"}, *all_ended("not approved"), SUMMARY],
     ),
     ("verification differs", 6, [opened(["all"]), *all_ended("done"), asked("failed", verifies=True), SUMMARY]),
     ("a step that finds differences", 6, [opened(["all"]), ended("s/a", "failed", exit_code=6)]),
@@ -184,7 +184,7 @@ CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     (
         "a new attempt that never opened",
         1,
-        [opened(["all"]), {"event": "signal", "signal": 15}, {"event": "runner started"}],
+        [opened(["all"]), {"event": "signal", "signal": 15}, {"event": "runner.started"}],
     ),
     (
         "the gravest counts",
@@ -195,7 +195,7 @@ CASES: list[tuple[str, int, list[dict[str, Any]]]] = [
     (
         "what is undone needs approval again",
         5,
-        [opened(["all"]), *all_ended("done"), {"event": "step undone", "step": "s/a"}, SUMMARY],
+        [opened(["all"]), *all_ended("done"), {"event": "step.undone", "step": "s/a"}, SUMMARY],
     ),
 ]
 

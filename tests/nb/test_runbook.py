@@ -220,7 +220,7 @@ class TestApproval:
         run.apply("hold")
         run.approve("hold")
         assert run.apply("hold").complete
-        approved = [entry for entry in run.ledger.entries() if entry["event"] == "approved"]
+        approved = [entry for entry in run.ledger.entries() if entry["event"] == "approval"]
         assert [(entry["step"], entry["how"]) for entry in approved] == [("hold/hold", "call")]
         assert approved[0]["who"].count("@") == 1
 
@@ -236,7 +236,7 @@ class TestApproval:
         run.sites.secondary.set(**{"plan-changes": "!"})
         result = run.apply("hold")
         assert result.outcomes[0].outcome == "not approved"
-        assert any(entry["event"] == "approval fell" for entry in run.ledger.entries())
+        assert any(entry["event"] == "approval.fell" for entry in run.ledger.entries())
         run.approve("hold")
         assert run.apply("hold").complete
 
@@ -309,7 +309,7 @@ class TestApproval:
         for thread in threads:
             thread.join()
         entries = run.ledger.entries()
-        assert sum(1 for entry in entries if entry["event"] == "approved") == len(steps)
+        assert sum(1 for entry in entries if entry["event"] == "approval") == len(steps)
         assert not broken_links(entries)
 
     def test_attestation_is_needed_for_a_manual_step_and_kept_on_the_site(self, opened: Open) -> None:
@@ -541,7 +541,7 @@ class TestLocks:
         assert outcomes(second)["hold/hold"] == "not reached"
         third = opened(approve=["hold"], take_over="other")
         assert third.apply("hold").complete
-        assert "as asked" in next(e["sentence"] for e in third.ledger.entries() if e["event"] == "lock taken")
+        assert "as asked" in next(e["sentence"] for e in third.ledger.entries() if e["event"] == "lock.taken")
 
     def test_of_a_dead_process_of_this_machine_is_taken_over_and_told(self, opened: Open) -> None:
         from georeg_nb.records import hostname
@@ -558,7 +558,7 @@ class TestLocks:
         run.sites.secondary.rails_node.write_file(LOCK, json.dumps(dead).encode())
         assert is_dead(dead)
         assert run.apply("hold").complete
-        taken = next(entry for entry in run.ledger.entries() if entry["event"] == "lock taken")
+        taken = next(entry for entry in run.ledger.entries() if entry["event"] == "lock.taken")
         assert taken["instead_of"]["run"] == "gone"
 
     def test_a_lock_that_was_taken_from_us_stops_us(self, opened: Open) -> None:

@@ -77,7 +77,7 @@ def states(record: Record) -> list[str]:
 
 def no_kernel_of(record: Record) -> bool:
     for entry in read(record.ledger):
-        if entry["event"] == "run opened" and Path(f"/proc/{entry['pid']}").exists():
+        if entry["event"] == "run.opened" and Path(f"/proc/{entry['pid']}").exists():
             state = Path(f"/proc/{entry['pid']}/stat").read_text().rpartition(")")[2].split()[0]
             if state != "Z":
                 return False
@@ -155,7 +155,7 @@ def test_a_kernel_that_is_killed_at_a_step(
     FakeSites(world / "sites").secondary.set(**{"script-hold": ""})
     _, result = start(record, approve=["hold"])
     assert result.outcomes[0].outcome == ("no-op" if done else "done")
-    taken = [entry for entry in read(record.ledger) if entry["event"] == "lock taken"]
+    taken = [entry for entry in read(record.ledger) if entry["event"] == "lock.taken"]
     assert not taken or "gone" in taken[-1]["sentence"] or len(taken) == 1
 
 
