@@ -258,8 +258,12 @@ def compare(site: Site, before: Tags, after: Tags) -> Comparison:
 
 
 def accepted_losses(site: Site) -> frozenset[str]:
-    """Tags ("path:tag") that the operator agreed to lose."""
-    return frozenset(site.options.accept_losses)
+    """Tags ("path:tag") that the operator agrees to lose; once the site has moved, also those that were agreed to
+    then.
+    """
+    now_agreed = frozenset(site.options.accept_losses)
+    then = proof(site) if on_own_database(site) else None
+    return now_agreed | frozenset(then["accepted"] if then else ())
 
 
 def imported(site: Site) -> bool:
