@@ -1,4 +1,4 @@
-"""Online collection: what a worker removes and what it leaves, failures, pauses."""
+"""Online collection beside a serving registry: what clients see of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import pytest
 import recorded_images as images
 from registry_server import Server, database_section
 
-from georeg_lab.registry import digests, storage
+from georeg_lab.registry import storage
 from georeg_lab.registry.config import GC, Database, GCBlobs, GCManifests
 from georeg_lab.registry.database_pool import Pool
-from georeg_lab.registry.gc import BlobWorker, ManifestWorker, OnlineGC, Run, Worker, pause_after
+from georeg_lab.registry.gc import BlobWorker, ManifestWorker, OnlineGC, Worker
 from georeg_lab.registry.import_log import Logger
 from georeg_lab.registry.storage import Storage
 
@@ -74,12 +74,6 @@ def bench(start_registry: Callable[..., Server], new_metadata: Callable[[], Data
     server.stop()
 
 
-def test_nothing_goes_before_it_is_due(bench: Bench) -> None:
-    bench.server.push_image("a/b", images.image("gc-early", "oci").digest, images.image("gc-early", "oci"))
-    assert bench.worker(BlobWorker).run() == Run()
-    assert bench.worker(ManifestWorker).run() == Run()
-
-
 def test_removes_an_untagged_image_and_leaves_the_others(bench: Bench) -> None:
     kept, lost = images.image("gc-kept", "docker", (100,)), images.image("gc-lost", "oci", (101, 102))
     bench.server.push_image("a/b", "v1", kept)
@@ -117,38 +111,6 @@ def test_children_of_a_list_stay_until_the_list_goes(bench: Bench) -> None:
     assert bench.sql("SELECT path FROM repositories") == [("a/b",)]  # repositories are never removed
 
 
-def test_a_subject_stays_while_something_refers_to_it(bench: Bench) -> None:
-    subject = images.image("gc-subject", "oci", (105,))
-    bench.server.push_image("a/b", subject.digest, subject)
-    signature = images.image("gc-sig", "oci", (106,))
-    for data in signature.blobs:
-        bench.server.push_blob("a/b", data, images.digest(data))
-    named = {"mediaType": subject.media_type, "size": len(subject.payload), "digest": subject.digest}
-    payload = images.compact({**json.loads(signature.payload), "subject": named})
-    bench.server.push_manifest("a/b", "sig", payload, signature.media_type)
-    bench.all_due()
-    assert bench.drain(ManifestWorker) == 0
-    assert bench.status(f"/v2/a/b/manifests/{subject.digest}") == 200
-
-
-def test_a_failure_counts_and_postpones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = images.blob("gc-failing", 50)
-    bench.server.push_blob("a/b", data, images.digest(data))
-    bench.all_due()
-
-    def refuse(path: str) -> None:
-        raise OSError(f"cannot remove {path}")
-
-    monkeypatch.setattr(bench.files, "delete", refuse)
-    worker = bench.worker(BlobWorker)
-    assert worker.run() == Run(found=True, failed=True)
-    found = bench.sql("SELECT review_count, review_after > now() + interval '4 min' FROM gc_blob_review_queue")
-    assert found == [(1, True)]
-    assert bench.sql("SELECT count(*) FROM blobs") == [(1,)]
-    assert worker.run() == Run()
-    assert "cannot remove" in bench.log.getvalue()
-
-
 def test_a_blob_without_file_goes_too(bench: Bench) -> None:
     data = images.blob("gc-gone", 51)
     bench.server.push_blob("a/b", data, images.digest(data))
@@ -156,18 +118,6 @@ def test_a_blob_without_file_goes_too(bench: Bench) -> None:
     bench.all_due()
     assert bench.drain(BlobWorker) == 1
     assert bench.sql("SELECT count(*) FROM repository_blobs") == [(0,)]
-
-
-def test_review_after_becomes_the_default(bench: Bench) -> None:
-    for seconds, expected in ((90.0, 90), (-1.0, 0)):
-        OnlineGC(GC(review_after=seconds), bench.pool, bench.files, Logger(bench.log)).apply_review_after()
-        found = bench.sql("SELECT DISTINCT extract(epoch FROM value)::int FROM gc_review_after_defaults")
-        assert found == [(expected,)]
-    image = images.image("gc-fast", "oci", (52,))
-    bench.server.push_image("a/b", image.digest, image)
-    soon = bench.sql("SELECT bool_and(review_after < now() + interval '2 min') FROM gc_manifest_review_queue")
-    assert soon == [(True,)]
-    assert digests.to_bytes(image.digest) == bench.sql("SELECT digest FROM manifests")[0][0]
 
 
 def test_the_agents_run_by_themselves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,28 +138,3 @@ def test_the_agents_run_by_themselves(bench: Bench, monkeypatch: pytest.MonkeyPa
 
     asyncio.run(until_empty())
     assert bench.sql("SELECT count(*) FROM manifests") == [(0,)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "workers"),
-    [
-        (GC(), {"blob", "manifest"}),
-        (GC(disabled=True), set()),
-        (GC(blobs=GCBlobs(disabled=True)), {"manifest"}),
-        (GC(manifests=GCManifests(disabled=True)), {"blob"}),
-    ],
-)
-def test_which_workers_run(settings: GC, workers: set[str], tmp_path: Path) -> None:
-    log = Logger(io.StringIO())
-    collector = OnlineGC(settings, Pool(Database(), log), Storage(str(tmp_path)), log)
-    assert {worker.name for worker, _ in collector._workers} == workers
-
-
-def test_pauses_grow_while_idle_or_failing() -> None:
-    settings = GC(max_backoff=60.0)
-    assert pause_after(Run(found=True), 40.0, 5.0, settings) == 5.0
-    assert pause_after(Run(), 5.0, 5.0, settings) == 7.5
-    assert pause_after(Run(), 50.0, 5.0, settings) == 60.0
-    assert pause_after(Run(), 50.0, 5.0, replace(settings, no_idle_backoff=True)) == 5.0
-    assert pause_after(Run(found=True, failed=True), 5.0, 5.0, settings) == 7.5
-    assert pause_after(Run(failed=True), 5.0, 5.0, replace(settings, error_cooldown_period=30.0)) == 30.0
