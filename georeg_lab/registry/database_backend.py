@@ -26,6 +26,8 @@ from georeg_lab.registry.storage import Storage
 
 Result = TypeVar("Result")
 FOREIGN_KEY_VIOLATION = "23503"
+CONFLICTS = ("23505", "40001", "40P01")  # somebody else inserted the row, or waits for ours
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,14 @@ class DatabaseBackend(Backend):
         self.pool.close()
 
     def _run(self, work: Callable[[Queries], Result], *, transaction: bool = False) -> Result:
-        try:
-            return self.pool.transaction(work) if transaction else self.pool.run(work)
-        except DatabaseError as error:
-            raise InternalError(str(error)) from None
+        """Run queries; a transaction that lost against a concurrent one is repeated."""
+        for left in range(REPEATS, -1, -1):
+            try:
+                return self.pool.transaction(work) if transaction else self.pool.run(work)
+            except DatabaseError as error:
+                if not (transaction and left and error.sqlstate in CONFLICTS):
+                    raise InternalError(str(error)) from None
+        raise AssertionError
 
     # --- lists
 
