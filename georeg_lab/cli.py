@@ -75,7 +75,8 @@ def up(
     """Make the sites, or start the ones that are there."""
     from georeg_lab.sites import LabError, LabSites
 
-    signal.signal(signal.SIGTERM, _interrupt)  # a terminated `up` cleans up like an interrupted one
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminated `up` cleans up like an interrupted one
+        signal.signal(number, _interrupt)
     clock = _Clock()
     try:
         sites = LabSites.up(

@@ -98,7 +98,7 @@ class LabSites:
 
     def _make(self, keep_on_failure: bool) -> None:
         self._refuse_taken_ports()
-        self.lab.dir.mkdir(parents=True, exist_ok=True)
+        self.lab.dir.mkdir(mode=0o711, parents=True, exist_ok=True)  # config.yml holds secrets and is 0644
         try:
             with self._locked():
                 self._build()
@@ -177,12 +177,14 @@ class LabSites:
             self._start()
 
     def status(self) -> list[Service]:
-        """Every service of both nodes, and the external databases."""
+        """Every enabled service of both nodes, and the external databases."""
         rows = []
         for site in SITES:
             root = self.lab.node_root(site)
             ports = self._ports_by_service(site)
-            for name in services.names(root) if root.exists() else ():
+            for name in services.names(root):
+                if not services.enabled(root, name):
+                    continue
                 rows.append(Service(site, name, services.status(root, name).pid is not None, ports.get(name, 0)))
         for site, cluster in zip(SITES, databases.external_clusters(self.lab), strict=True):
             rows.append(Service(site, "external registry database", cluster.pid() is not None, cluster.port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -32,9 +33,9 @@ def _belongs(process: Path, roots: set[bytes], lab_dir: bytes) -> bool:
         variables = (process / "environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    following = {words[at + 1] for at, word in enumerate(words[:-1]) if word in (b"--root", b"-D")}
-    if any(value in roots or value.startswith(lab_dir + b"/") for value in following):
-        return True
+    for option, value in itertools.pairwise(words):
+        if (option == b"--root" and value in roots) or (option == b"-D" and value.startswith(lab_dir + b"/")):
+            return True
     return any(b"GEOREG_NODE_ROOT=" + root in variables for root in roots)
 
 

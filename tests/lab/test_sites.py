@@ -71,18 +71,48 @@ def test_commands_say_when_there_is_no_lab(tmp_path: Path) -> None:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("seconds", [1.0, 4.0])
-def test_an_interrupted_up_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "number"), [(1.0, signal.SIGINT), (4.0, signal.SIGTERM), (8.0, signal.SIGINT), (4.0, signal.SIGKILL)]
+)
+def test_an_up_that_is_broken_off_leaves_nothing(tmp_path: Path, seconds: float, number: signal.Signals) -> None:
     base = 31000 + 50 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    command = georeg_lab("up", "--dir", str(tmp_path / "lab"), "--base-port", str(base))
+    directory = tmp_path / "lab"
+    command = georeg_lab("up", "--dir", str(directory), "--base-port", str(base))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0, output
-    assert not (tmp_path / "lab").exists(), output
+    if number == signal.SIGKILL:
+        subprocess.run(georeg_lab("down", "--purge", "--dir", str(directory)), check=True)
+    assert not directory.exists(), output
     assert [port for port in Ports(base).all() if not port_is_free(port)] == []
-    assert processes.processes_of(Lab(tmp_path / "lab", Ports(base))) == []
+    assert processes.processes_of(Lab(directory, Ports(base))) == []
+
+
+def test_processes_are_found_by_what_they_belong_to(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab")
+    root = str(lab.node_root("primary"))
+    sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    plain = dict(os.environ)
+    started = [
+        subprocess.Popen([*sleep, "--root", root], stdout=subprocess.PIPE, env=plain),
+        subprocess.Popen(sleep, stdout=subprocess.PIPE, env={**plain, "GEOREG_NODE_ROOT": root}),
+        subprocess.Popen([*sleep, "-D", f"{lab.dir}/databases/primary/data"], stdout=subprocess.PIPE, env=plain),
+        subprocess.Popen([*sleep, "--dir", str(lab.dir)], stdout=subprocess.PIPE, env=plain),  # only speaks of it
+        subprocess.Popen([*sleep, "--root", f"{root}-other"], stdout=subprocess.PIPE, env=plain),
+    ]
+    try:
+        for process in started:
+            assert process.stdout and process.stdout.readline()
+        assert sorted(processes.processes_of(lab)) == sorted(process.pid for process in started[:3])
+        processes.end(lab)
+        assert [process.wait(10) for process in started[:3]] == [-signal.SIGTERM] * 3
+        assert [process.poll() for process in started[3:]] == [None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.lab
