@@ -125,7 +125,7 @@ def open_(scenario: str, file: str, given: tuple[str, ...], jupyter: tuple[str, 
     """
     from georeg_nb import operations
 
-    sys.exit(operations.open_notebook(scenario, file, given, jupyter))
+    operations.open_notebook(scenario, file, given, jupyter)
 
 
 @georeg.command(epilog=EXIT_STATUSES)

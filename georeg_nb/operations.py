@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import yaml
@@ -146,8 +145,8 @@ def run(scenario: str, file: str, given: Sequence[str], approve: Sequence[str], 
     return result.exit_code
 
 
-def open_notebook(scenario: str, file: str, given: Sequence[str], jupyter: Sequence[str]) -> int:
-    """Prepare the notebook in a new record, and run JupyterLab there until it is closed. Returns its exit status."""
+def open_notebook(scenario: str, file: str, given: Sequence[str], jupyter: Sequence[str]) -> NoReturn:
+    """Prepare the notebook in a new record, and become JupyterLab there."""
     import papermill
 
     values, _, _ = _values(scenario, file, given, ())
@@ -165,16 +164,10 @@ def open_notebook(scenario: str, file: str, given: Sequence[str], jupyter: Seque
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in jupyter else []
     environment = {**os.environ, "GEOREG_PROJECT": str(project_root()), "GEOREG_PARAMETERS_FILE": file}
     argv = [sys.executable, "-m", "jupyterlab", record.notebook.name, *root, *jupyter]
-    process = subprocess.Popen(argv, cwd=record.path, env=environment)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            continue  # JupyterLab has got it too, and asks
-    if not record.sealed:
-        click.echo(f"The record is not sealed. To seal it: georeg records seal {record.run}", err=True)
-    return code
+    click.echo(f"It is not sealed until you say so: georeg records seal {record.run}", err=True)
+    sys.stderr.flush()
+    os.chdir(record.path)
+    os.execve(argv[0], argv, environment)  # noqa: S606 - JupyterLab takes our place: signals are its own
 
 
 def check(scenario: str | None, file: str, given: Sequence[str]) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from georeg_nb.display import Block, Document, Facts, Headline
-from georeg_nb.errors import ParametersError
+from georeg_nb.errors import GeoregError, ParametersError
 from georeg_nb.ledger import Ledger
 from georeg_nb.records import RUN_ID, Record
 from georeg_nb.redaction import install_in_kernel
@@ -41,6 +43,14 @@ _STARTED_IN = Path.cwd()  # JupyterLab starts a kernel in its notebook's folder
 _current: list[Run] = []
 
 
+@atexit.register
+def _close_current() -> None:
+    """A kernel that is shut down in peace gives the sites back; one that is killed leaves locks that say it is gone."""
+    while _current:
+        with suppress(GeoregError):
+            _current.pop().close()
+
+
 def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | None = None) -> Run:
     """Open a run of a scenario. From here on everything that this kernel sends is redacted.
 
@@ -51,8 +61,7 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
     if project := os.environ.get("GEOREG_PROJECT"):
         os.chdir(project)  # records may lie elsewhere; relative paths are the project's
     wiring = wiring or real_wiring()
-    while _current:
-        _current.pop().close()  # the setup cell was run again
+    _close_current()  # the setup cell was run again
     try:
         options = wiring.validate(scenario.id, values)
         record = choose_record(scenario.id, getattr(options, "resume", ""))

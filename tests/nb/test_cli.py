@@ -286,22 +286,14 @@ class TestOthers:
         self, invoke: Invoke, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         started: list[Any] = []
-
-        class Lab:
-            def __init__(self, argv: list[str], **options: Any) -> None:
-                started.append((argv, options))
-
-            def wait(self) -> int:
-                return 0
-
-        monkeypatch.setattr(operations.subprocess, "Popen", Lab)
+        monkeypatch.setattr(operations.os, "execve", lambda *call: started.append(call))
         code, _, err = invoke("open", "fake-move", *FILE, "-p", "limit=3", "--no-browser", "--port=1")
         assert code == 0
         record = Record(next((project / "records").iterdir()))
         source = "".join(cell.source for cell in nbformat.read(record.notebook, as_version=4).cells)
         assert "limit = 3" in source
-        argv, options = started[0]
-        assert options["cwd"] == record.path
+        _, argv, environment = started[0]
+        assert Path.cwd() == record.path
         assert argv[-2:] == ["--no-browser", "--port=1"]
-        assert options["env"]["GEOREG_PROJECT"] == str(project)
+        assert environment["GEOREG_PROJECT"] == str(project)
         assert f"georeg records seal {record.run}" in err
