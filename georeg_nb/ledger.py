@@ -313,7 +313,7 @@ class _Reading:
                 digest=ended.get("digest", ""),
             )
         if name in self.started:
-            reason = "it was started, and how it ended was not written down: look at the site"
+            reason = "it was started, and how it ended was not written down; `georeg status` shows how the site is"
             return StepOutcome(**facts, outcome="interrupted", reason=reason, attempt=self.attempts)
         return StepOutcome(**facts, outcome="not reached", attempt=self.attempts)
 

@@ -12,7 +12,7 @@ from typing import Any
 from georeg_nb.display import Block, Code, Document, Facts, Headline, Table
 from georeg_nb.errors import GeoregError
 from georeg_nb.procedures import state
-from georeg_nb.records import RUN_ID, Record, base_folder
+from georeg_nb.records import RUN_ID, base_folder
 from georeg_nb.runbook.locks import describe, is_dead, read_holder
 
 
@@ -80,7 +80,7 @@ def next_safe_command(sites: list[SiteStatus], scenario: str, file: str) -> tupl
 def _resume(plan: str, holders: list[dict[str, Any]]) -> str:
     for holder in holders:
         run = str(holder.get("run"))
-        if RUN_ID.fullmatch(run) and (base_folder() / run).is_dir() and not Record(base_folder() / run).sealed:
+        if RUN_ID.fullmatch(run) and (base_folder() / run).is_dir():
             return f"{plan} --resume {run}"
     return plan  # its record is on another machine: a new run looks at the sites and does the rest
 

@@ -63,7 +63,8 @@ class Step:
     """One change on one node or API.
 
     A step is applied only when `is_done` says no, its plan is approved, and every check in `needs` passes; all three
-    are read again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written.
+    are read again immediately before. `plan`, `is_done`, `skip` and `manual` get a site that cannot be written. One
+    with `until` is not begun before every step up to the named one is approved too: what it begins must be able to end.
     """
 
     name: ClassVar[str]
@@ -73,6 +74,7 @@ class Step:
     evidence: ClassVar[Evidence] = "source"
     source: ClassVar[str] = ""
     needs: ClassVar[Sequence[Check]] = ()
+    until: ClassVar[str] = ""  # the step that ends what this one begins, such as a time without pushes
 
     def skip(self, site: Site) -> str | None:
         """The rule by which this step is not for this site, or None."""

@@ -156,6 +156,10 @@ class Sections:
                 if not stop and outcomes[-1].outcome not in COMPLETE:
                     stop = f"comes after {step.ref.id}, which is {outcomes[-1].outcome}"
                 continue
+            if missing := _missing_to_the_end(step, planned):
+                stop = f"begins what {step.ref.step.until} ends, and {missing} is not approved"
+                outcomes.append(self._settle(step, stop))
+                continue
             try:
                 outcome, reason, proof = self.engine.apply(step)
             except PrerequisiteError as error:
@@ -214,9 +218,9 @@ class Sections:
             return self._end(step.ref, "no-op", step.reason)
         if step.status == "skipped by rule":
             return self._end(step.ref, "skipped by rule", step.reason)
-        if step.status == "failed" or step.approved or stop:
-            return self._end(step.ref, "not reached", stop or step.reason)
-        return self._end(step.ref, "not approved", step.reason)
+        if step.open and not step.approved:
+            return self._end(step.ref, "not approved", step.reason)
+        return self._end(step.ref, "not reached", stop or step.reason)
 
     def _end(self, ref: Ref, outcome: Outcome, reason: str) -> StepOutcome:
         self.engine.ledger.append("step.ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason)
@@ -236,6 +240,19 @@ class Sections:
 
     def _button_attests(self, step: PlannedStep, text: str) -> str:
         return f"{step.ref.id} {self.engine.approvals.attest(step.ref, text, 'button')}"
+
+
+def _missing_to_the_end(step: PlannedStep, planned: Sequence[PlannedStep]) -> str:
+    """The first step that waits for approval between this one and the one that ends what it begins."""
+    if not step.ref.step.until:
+        return ""
+    for later in planned[planned.index(step) + 1 :]:
+        if later.ref.site is step.ref.site:
+            if not later.approved and later.open:
+                return later.ref.id
+            if later.ref.step.name == step.ref.step.until:
+                break
+    return ""
 
 
 def _outcome(ref: Ref, outcome: Outcome, reason: str) -> StepOutcome:
