@@ -22,6 +22,7 @@ from georeg_lab.layout import SITES, Lab, Ports
 from georeg_lab.postgres import free_port, port_is_free
 from georeg_lab.sites import LabError, LabSites, parameters, processes
 from georeg_lab.sites.databases import MAIN, main_cluster
+from georeg_lab.sites.node_files import DATABASE_CA, Secrets
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -181,6 +182,48 @@ def test_tampering_changes_one_site_alone(fresh_lab: LabSites) -> None:
     names = ("1.0", "latest", "extra")
     assert [secondary.digest("acme/web", tag) for tag in names] == [None, before, before]
     assert [primary.digest("acme/web", tag) for tag in names] == [before, primary.digest("acme/web", "1.1"), None]
+    fresh_lab.reset()
+
+
+def use_database(sites: LabSites, site: str) -> None:
+    """Import the site's metadata and switch its registry over, with GitLab's own commands alone."""
+    database = {
+        "enabled": "false",
+        "host": "'127.0.0.1'",
+        "port": str(sites.lab.ports.registry_database(site)),
+        "user": "'registry'",
+        "password": f"'{Secrets(sites.lab.secrets).registry_database(site)}'",
+        "dbname": "'registry'",
+        "sslmode": "'verify-full'",
+        "sslrootcert": f"'{DATABASE_CA}'",
+    }
+    with (sites.lab.node_root(site) / "etc/gitlab/gitlab.rb").open("a") as file:
+        file.write("registry['database'] = {" + ", ".join(f"'{k}' => {v}" for k, v in database.items()) + "}\n")
+    sites.run(site, "gitlab-ctl", "reconfigure")
+    sites.run(site, "gitlab-ctl", "registry-database", "migrate", "up")
+    sites.run(site, "gitlab-ctl", "registry-database", "import")
+    with (sites.lab.node_root(site) / "etc/gitlab/gitlab.rb").open("a") as file:
+        file.write("registry['database']['enabled'] = true\n")
+    sites.run(site, "gitlab-ctl", "reconfigure")
+
+
+@pytest.mark.lab
+def test_the_import_loses_the_planted_tag_alone_and_databases_can_be_tampered_with(fresh_lab: LabSites) -> None:
+    use_database(fresh_lab, "secondary")
+    query = "SELECT r.path, t.name FROM tags AS t JOIN repositories AS r ON r.id = t.repository_id"
+    with psycopg.connect(fresh_lab.metadata_dsn("secondary")) as connection:
+        tags = set(connection.execute(query).fetchall())
+    assert set(images.tags_of([*images.catalog(), *images.pushed()])) - tags == {images.LOST}
+    client = fresh_lab.registry_client("secondary")
+    assert client.request("GET", "/v2/", "").headers["Gitlab-Container-Registry-Database-Enabled"] == "true"
+    assert client.digest(*images.LOST) is None
+    tamper, before = Tamper(fresh_lab, "secondary"), client.digest("acme/web", "1")
+    tamper.delete_tag("acme/web", "1.0")
+    tamper.move_tag("acme/web", "latest", "1")
+    tamper.add_tag("acme/web", "extra", "1")
+    assert [client.digest("acme/web", tag) for tag in ("1.0", "latest", "extra")] == [None, before, before]
+    with pytest.raises(LookupError, match="acme/web:none"):
+        tamper.delete_tag("acme/web", "none")
     fresh_lab.reset()
 
 
