@@ -13,8 +13,23 @@ from typing import Any
 from georeg_lab.registry.config import Auth
 
 LEEWAY = 60
-ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA")
+ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 MAX_AUDIENCES = 10
+PATTERNS_LIMIT = 5
+PATTERN_LENGTH = 100
+_META = {
+    "project_path": str,
+    "project_id": int,
+    "root_namespace_id": int,
+    "tag_deny_access_patterns": {"push": [str], "delete": [str]},
+    "tag_immutable_patterns": [str],
+}
+_CLAIMS = {
+    **dict.fromkeys(("iss", "sub", "jti", "auth_type", "user"), str),
+    **dict.fromkeys(("exp", "nbf", "iat"), int),
+    "access": [{"type": str, "class": str, "name": str, "actions": [str], "meta": _META}],
+}
+"""A token with a claim of another type is malformed; null is the same as absent."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
 
 
@@ -64,6 +79,17 @@ class Authorization:
     def authorize(self, header: str | None, host: str, required: Sequence[Access]) -> Grant:
         """Check the `Authorization` header of a request to `host`. Raises Unauthorized."""
         return Grant()
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether a claim has this type: [item], {key: type}, or a type."""
+    if value is None:
+        return True
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(_fits(value.get(key), wanted) for key, wanted in shape.items())
+    return type(value) is shape
 
 
 def _scope(required: Sequence[Access]) -> str:
@@ -146,11 +172,11 @@ class TokenAuthorization(Authorization):
         def refuse(reason: str, error: str = "") -> Unauthorized:
             return Unauthorized(challenge(realm, self.service, required, error), reason)
 
-        scheme, _, token = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        parts = (header or "").split(" ")
+        if len(parts) != 2 or parts[0].lower() != "bearer":
             raise refuse("authorization token required")
         try:
-            claims = self._verified(token)
+            claims = self._verified(parts[1])
         except ValueError as error:
             raise refuse(f"invalid token: {error}", "invalid_token") from None
         granted, meta = _access(claims)
@@ -170,7 +196,10 @@ class TokenAuthorization(Authorization):
             header = jwt.get_unverified_header(token)
             if header.get("alg") not in ALGORITHMS:
                 raise ValueError("signing algorithm not allowed")
-            audience = jwt.decode(token, options={"verify_signature": False}).get("aud")
+            unverified = jwt.decode(token, options={"verify_signature": False})
+            if not _fits(unverified, _CLAIMS):
+                raise ValueError("malformed token")
+            audience = unverified.get("aud")
             if isinstance(audience, list) and len(audience) > MAX_AUDIENCES:
                 raise ValueError("too many audiences")
             claims: dict[str, Any] = jwt.decode(
@@ -260,6 +289,11 @@ def create(settings: Auth) -> Authorization:
         raise AuthConfigError(f"unable to configure authorization ({settings.provider}): {error}") from None
 
 
-def protects(patterns: Any, tag: str) -> bool:
-    """Whether one of the patterns matches the tag. Raises re.error."""
-    return any(re.search(str(pattern), tag) for pattern in patterns or ())
+def protects(patterns: Sequence[str], tag: str) -> bool:
+    """Whether one of the patterns matches the tag. Raises re.error, also for a pattern that is too long."""
+    for pattern in patterns:
+        if len(pattern) > PATTERN_LENGTH:
+            raise re.error(f"pattern {pattern!r} exceeds length limit of {PATTERN_LENGTH}")
+        if re.search(pattern, tag):
+            return True
+    return False

@@ -85,10 +85,6 @@ class Backend(ABC):
         ManifestReferencedError."""
 
     @abstractmethod
-    def tags_of(self, repository: str, digest: str) -> list[str]:
-        """Names of the tags that point to a manifest, sorted."""
-
-    @abstractmethod
     def has_manifest(self, repository: str, digest: str) -> bool:
         """Whether the manifest is part of the repository."""
 

@@ -175,21 +175,6 @@ class DatabaseBackend(Backend):
 
         self._run(work)
 
-    def tags_of(self, repository: str, digest: str) -> list[str]:
-        key = bytes_of(digest)
-
-        def work(queries: Queries) -> list[str]:
-            rows = queries.execute(
-                "SELECT t.name FROM repositories r JOIN manifests m ON m.top_level_namespace_id = "
-                "r.top_level_namespace_id AND m.repository_id = r.id JOIN tags t ON t.top_level_namespace_id = "
-                "m.top_level_namespace_id AND t.repository_id = m.repository_id AND t.manifest_id = m.id "
-                "WHERE r.path = %s AND r.deleted_at IS NULL AND m.digest = %s ORDER BY t.name",
-                (repository, key),
-            )
-            return [row[0] for row in rows]
-
-        return self._run(work)
-
     def delete_manifest(self, repository: str, digest: str) -> list[str]:
         """The tags go with the manifest, unannounced."""
         key = bytes_of(digest)

@@ -39,6 +39,7 @@ CODES: dict[str, tuple[int, str]] = {
     "PROTECTED_TAG": (401, "insufficient permissions to push or delete protected tag"),
     "RESUMABLE_BLOB_UPLOAD_INVALID": (416, "resumable blob upload invalid"),
     "TAG_IMMUTABILITY_PATTERN_INVALID": (400, "invalid tag immutability pattern"),
+    "TAG_PATTERN_COUNT_LIMIT_EXCEEDED": (400, "tag protection and immutability patterns count limit exceeded"),
     "TAG_PROTECTION_PATTERN_INVALID": (400, "invalid tag protection pattern"),
     "TAG_UNKNOWN": (404, "tag name for repository does not exist"),
     "UNAUTHORIZED": (401, "authentication required"),

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from tornado.iostream import StreamClosedError
+
 from georeg_lab.registry import durations
 from georeg_lab.registry.auth import Access, Grant, Unauthorized
 from georeg_lab.registry.backend import InternalError, UnavailableError
@@ -114,7 +116,7 @@ class Handler(Plain):
         now = datetime.now().strftime("%Y/%m/%d %H:%M:%S")
         print(f"{now} http: panic serving {self.client}: {NIL_POINTER}", file=sys.stderr, flush=True)
         self.registry.log.log("panic", NIL_POINTER, stack="")
-        self.registry.count(-1)
+        self.leave()
         self.detach().close()
 
     # --- how a request goes
@@ -126,7 +128,7 @@ class Handler(Plain):
     async def prepare(self) -> None:
         """Everything that comes before the request's body."""
         if self.refused_by_health():
-            await self.finish()
+            await self.end()
             return
         self._log_route()
         try:
@@ -136,14 +138,9 @@ class Handler(Plain):
         except APIErrors as errors:
             self.errors = errors.errors
             self._answer_errors()
-            await self.finish()
+            await self.end()
 
     async def _admitted(self) -> bool:
-        if self.route.is_v1 and not self.registry.is_database and not self._v1_falls_back():
-            self.set_header("Gitlab-Container-Registry-Version", public_version())
-            self.set_status(404)
-            await self.finish()
-            return False
         if not self.route.is_v1:
             self.set_header("Docker-Distribution-Api-Version", "registry/2.0")
             for name, values in self.registry.config.http.header_lists.items():
@@ -151,6 +148,11 @@ class Handler(Plain):
                 for value in values:
                     self.add_header(name, value)
         self._authorize()
+        if self.route.is_v1 and not self.registry.is_database and not self._v1_falls_back():
+            self.set_header("Gitlab-Container-Registry-Version", public_version())
+            self.set_status(404)
+            await self.end()
+            return False
         if self.route.is_v1 and not self.registry.is_database and self.route.name != "v1-base":
             self.drop_connection()
             return False
@@ -163,7 +165,7 @@ class Handler(Plain):
                 self.set_status(200)
             else:
                 self.text(405, "Method not allowed")
-            await self.finish()
+            await self.end()
             return False
         return True
 
@@ -221,11 +223,13 @@ class Handler(Plain):
             if work is not None:
                 await self._guarded(work)
             await self.stream()
+        except StreamClosedError:
+            return
         except APIErrors as errors:
             self.errors = errors.errors
             self._answer_errors()
         if not self._finished:
-            await self.finish()
+            await self.end()
         if not self.errors and self._completes():
             self._log_completed()
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from georeg_lab.registry import digests
 from georeg_lab.registry import media_types as types
-from georeg_lab.registry.auth import protects
+from georeg_lab.registry.auth import PATTERNS_LIMIT, protects
 from georeg_lab.registry.backend import (
     ManifestReferencedError,
     ManifestUnknownError,
@@ -36,6 +36,7 @@ class Manifests(Handler):
         self.tag = "" if self.digest else reference
         self.received = bytearray()
         self.too_large = False
+        self.immutable: list[str] = []
 
     def receive(self, chunk: bytes) -> None:
         if len(self.received) + len(chunk) > LIMIT:
@@ -134,10 +135,13 @@ class Manifests(Handler):
             raise APIError("DIGEST_INVALID")
         self._check_limits(payload)
         problems = [problem for reference in payload.references for problem in self._problems(payload, reference)]
-        if payload.subject and not self.backend.has_manifest(self.repository, payload.subject.digest):
-            problems.append(APIError("MANIFEST_BLOB_UNKNOWN", payload.subject.digest))
+        subject = payload.subject.digest if payload.subject else ""
+        if payload.subject and not (digests.is_valid(subject) and self.backend.has_manifest(self.repository, subject)):
+            problems.append(APIError("MANIFEST_BLOB_UNKNOWN", subject))
         if problems:
             raise APIErrors(problems)
+        if self.tag and self.immutable and self.backend.is_database and self._tag_exists():
+            self._check_immutable()  # legacy metadata knows no immutable tags
         self.backend.put_manifest(self.repository, payload, self.tag)
         self.set_status(201)
         self.set_header("Docker-Content-Digest", payload.digest)
@@ -220,28 +224,25 @@ class Manifests(Handler):
     # --- protection of tags, by patterns in the token
 
     def _check_protection(self, action: str) -> None:
+        """Raise APIError where the token protects what is to be pushed or deleted."""
         meta = self.grant.meta.get(self.repository) or {}
-        denied = (meta.get("tag_deny_access_patterns") or {}).get(action) or []
-        immutable = meta.get("tag_immutable_patterns") or []
-        if not denied and not immutable:
+        denied: list[str] = (meta.get("tag_deny_access_patterns") or {}).get(action) or []
+        self.immutable = meta.get("tag_immutable_patterns") or []
+        if not self.tag:
+            # whichever tags the manifest has: the real program does not look
+            if action == "delete" and (denied or self.immutable):
+                raise APIError("PROTECTED_MANIFEST")
             return
-        if self.tag:
-            self._check_tag(denied, immutable)
-        elif action == "delete":
-            self._check_manifest(denied, immutable)
-
-    def _check_tag(self, denied: list[str], immutable: list[str]) -> None:
+        if len(denied) + len(self.immutable) > PATTERNS_LIMIT:
+            raise APIError("TAG_PATTERN_COUNT_LIMIT_EXCEEDED", GO_ERROR)
         if self._matches("TAG_PROTECTION_PATTERN_INVALID", denied, self.tag):
             raise APIError("PROTECTED_TAG", f'tag "{self.tag}" is protected')
-        if self._matches("TAG_IMMUTABILITY_PATTERN_INVALID", immutable, self.tag) and self._tag_exists():
-            raise APIError("IMMUTABLE_TAG", f'tag "{self.tag}" is immutable')
+        if action == "delete":
+            self._check_immutable()
 
-    def _check_manifest(self, denied: list[str], immutable: list[str]) -> None:
-        for tag in self.backend.tags_of(self.repository, self.digest):
-            if self._matches("TAG_PROTECTION_PATTERN_INVALID", denied, tag) or self._matches(
-                "TAG_IMMUTABILITY_PATTERN_INVALID", immutable, tag
-            ):
-                raise APIError("PROTECTED_MANIFEST")
+    def _check_immutable(self) -> None:
+        if self._matches("TAG_IMMUTABILITY_PATTERN_INVALID", self.immutable, self.tag):
+            raise APIError("IMMUTABLE_TAG", f'tag "{self.tag}" is immutable')
 
     @staticmethod
     def _matches(code: str, patterns: list[str], tag: str) -> bool:

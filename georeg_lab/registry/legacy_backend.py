@@ -95,7 +95,7 @@ class LegacyBackend(Backend):
         except PathNotFoundError:
             raise ManifestUnknownError from None
 
-    def tags_of(self, repository: str, digest: str) -> list[str]:
+    def _tags_of(self, repository: str, digest: str) -> list[str]:
         found = []
         with suppress(PathNotFoundError):
             for tag in self.files.tags(repository):
@@ -110,7 +110,7 @@ class LegacyBackend(Backend):
         if not self.files.exists(link):
             raise ManifestUnknownError
         self.files.delete(link)
-        tags = self.tags_of(repository, digest)
+        tags = self._tags_of(repository, digest)
         for tag in tags:
             self.files.delete(storage.tag_folder(repository, tag))
         return tags

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,8 +131,14 @@ def test_key_in_the_header(authorization: TokenAuthorization, signer: Signer, ot
         ({"nbf": int(time.time()) + 30}, True),
         ({"nbf": int(time.time()) + 900}, False),
         ({"exp": "soon"}, False),
+        ({"exp": time.time() + 100.5}, False),
         ({"access": None}, None),
-        ({"access": ["none", {"type": "repository"}]}, None),
+        ({"access": [{"type": "repository"}]}, None),
+        ({"access": ["none"]}, False),
+        ({"access": {}}, False),
+        ({"sub": 5}, False),
+        ({"user": 5}, False),
+        ({"access": [{**GRANTED, "meta": "x"}]}, False),
     ],
 )
 def test_claims(authorization: TokenAuthorization, signer: Signer, more: dict[str, Any], accepted: bool | None) -> None:
@@ -140,6 +147,23 @@ def test_claims(authorization: TokenAuthorization, signer: Signer, more: dict[st
         assert authorization.authorize(f"Bearer {token}", "r", PULL).user == "root"
     else:
         assert is_refused(authorization, token, "invalid_token" if accepted is False else "insufficient_scope")
+
+
+@pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
+def test_algorithms(authorization: TokenAuthorization, signer: Signer, algorithm: str) -> None:
+    token = signer.sign(claims(GRANTED), {"kid": signer.kid}, algorithm)
+    if algorithm.startswith("RS"):
+        assert authorization.authorize(f"Bearer {token}", "r", PULL).user == "root"
+    else:
+        assert is_refused(authorization, token)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer  {token}", "Bearer {token} x", "Basic {token}", "{token}"])
+def test_headers_that_are_no_token(authorization: TokenAuthorization, signer: Signer, header: str) -> None:
+    token = signer.sign(claims(GRANTED), {"kid": signer.kid})
+    with pytest.raises(Unauthorized) as refused:
+        authorization.authorize(header.replace("{token}", token), "r", PULL)
+    assert "error=" not in refused.value.challenge
 
 
 def test_symmetric_signature_with_the_public_key(authorization: TokenAuthorization, signer: Signer) -> None:
@@ -199,34 +223,82 @@ def header(signer: Signer, **meta: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {signer.sign(claims(right), {'kid': signer.kid})}", "Accept": accept}
 
 
-def code(server: Server, method: str, reference: str, headers: dict[str, str], body: bytes | None = None) -> Any:
-    types = {"Content-Type": images.TYPES["oci"][0]} if body else {}
-    answer = server.request(method, f"/v2/g/p/manifests/{reference}", {**headers, **types}, body)
-    found = next((part for part in ("PROTECTED_TAG", "PROTECTED_MANIFEST", "IMMUTABLE_TAG", "PATTERN_INVALID")
-                  if part.encode() in answer.body), "")  # fmt: skip
-    return answer.status, found
+CODES = re.compile(
+    rb"PROTECTED_TAG|PROTECTED_MANIFEST|IMMUTABLE_TAG|TAG_PATTERN_COUNT_LIMIT_EXCEEDED|[A-Z_]+_PATTERN_INVALID"
+)
 
 
-def test_protected_and_immutable_tags(server: Server, signer: Signer) -> None:
-    free = header(signer)
-    first, second = images.image("auth-1", "oci", (60,)), images.image("auth-2", "oci", (61,))
-    for image in (first, second):
+def code(
+    server: Server, method: str, reference: str, headers: dict[str, str], image: images.Image | None = None
+) -> Any:
+    types = {"Content-Type": image.media_type} if image else {}
+    path = f"/v2/g/p/manifests/{reference}"
+    answer = server.request(method, path, {**headers, **types}, image.payload if image else None)
+    found = CODES.search(answer.body)
+    return answer.status, found[0].decode() if found else ""
+
+
+@pytest.fixture(scope="module")
+def pushed(server: Server, signer: Signer) -> tuple[images.Image, images.Image]:
+    """Two images whose blobs are there."""
+    found = images.image("auth-1", "oci", (60,)), images.image("auth-2", "oci", (61,))
+    for image in found:
         for data in image.blobs:
-            server.push_blob("g/p", data, images.digest(data), free)
+            server.push_blob("g/p", data, images.digest(data), header(signer))
+    return found
+
+
+Images = tuple[images.Image, images.Image]
+
+
+def test_protected_tags(server: Server, signer: Signer, pushed: Images) -> None:
+    free, (image, _) = header(signer), pushed
     denied = header(signer, tag_deny_access_patterns={"push": ["^v\\d"], "delete": ["^v\\d"]})
-    immutable = header(signer, tag_immutable_patterns=["^release"])
-    broken = header(signer, tag_deny_access_patterns={"push": ["("]})
-    assert code(server, "PUT", "v1", denied, first.payload) == (401, "PROTECTED_TAG")
-    assert code(server, "PUT", "x1", denied, first.payload) == (201, "")
-    assert code(server, "PUT", "v1", free, first.payload) == (201, "")
+    assert code(server, "PUT", "v1", denied, image) == (401, "PROTECTED_TAG")
+    assert code(server, "PUT", "x1", denied, image) == (201, "")
+    assert code(server, "PUT", image.digest, denied, image) == (201, "")
+    assert code(server, "PUT", "v1", free, image) == (201, "")
     assert code(server, "GET", "v1", denied) == (200, "")
     assert code(server, "DELETE", "v1", denied) == (401, "PROTECTED_TAG")
-    assert code(server, "DELETE", first.digest, denied) == (401, "PROTECTED_MANIFEST")
-    assert code(server, "PUT", "release", immutable, first.payload) == (201, "")
-    assert code(server, "PUT", "release", immutable, second.payload) == (401, "IMMUTABLE_TAG")
+    assert code(server, "DELETE", "v-unknown", denied) == (404, "")
+    assert code(server, "DELETE", image.digest, denied) == (401, "PROTECTED_MANIFEST")
+    assert code(server, "DELETE", image.digest, free) == (202, "")
+
+
+def test_immutable_tags(server: Server, signer: Signer, pushed: Images) -> None:
+    """Legacy metadata lets an immutable tag move, but not go."""
+    immutable = header(signer, tag_immutable_patterns=["^release"])
+    moved = (401, "IMMUTABLE_TAG") if "database" in server.options else (201, "")
+    assert code(server, "PUT", "release", immutable, pushed[0]) == (201, "")
+    assert code(server, "PUT", "release", immutable, pushed[0]) == moved
+    assert code(server, "PUT", "release", immutable, pushed[1]) == moved
     assert code(server, "DELETE", "release", immutable) == (401, "IMMUTABLE_TAG")
-    assert code(server, "PUT", "v2", broken, first.payload) == (400, "PATTERN_INVALID")
-    assert code(server, "DELETE", first.digest, free) == (202, "")
+    assert code(server, "DELETE", pushed[0].digest, immutable) == (401, "PROTECTED_MANIFEST")
+    assert code(server, "DELETE", "release", header(signer)) == (202, "")
+
+
+@pytest.mark.parametrize("pattern", ["(", "a" * 101])
+def test_patterns_that_are_refused(server: Server, signer: Signer, pushed: Images, pattern: str) -> None:
+    broken = header(signer, tag_deny_access_patterns={"push": [pattern], "delete": [pattern]})
+    invalid = (400, "TAG_PROTECTION_PATTERN_INVALID")
+    assert code(server, "PUT", "w1", broken, pushed[0]) == invalid
+    assert code(server, "DELETE", "w1", broken) == invalid
+    immutable = header(signer, tag_immutable_patterns=[pattern])
+    assert code(server, "DELETE", "w1", immutable) == (400, "TAG_IMMUTABILITY_PATTERN_INVALID")
+
+
+def test_patterns_that_are_too_many(server: Server, signer: Signer, pushed: Images) -> None:
+    many = {"tag_deny_access_patterns": {"push": ["a"] * 3, "delete": ["a"] * 3}, "tag_immutable_patterns": ["a"] * 3}
+    for method, image in (("PUT", pushed[0]), ("DELETE", None)):
+        assert code(server, method, "w1", header(signer, **many), image) == (400, "TAG_PATTERN_COUNT_LIMIT_EXCEEDED")
+
+
+def test_the_version_of_the_api_is_told_after_authorization_only(server: Server, signer: Signer) -> None:
+    for path in ("/v2/", "/gitlab/v1/", "/gitlab/v1/statistics/"):
+        refused = server.request("GET", path)
+        assert (refused.status, refused.headers.get("Gitlab-Container-Registry-Version")) == (401, None)
+    admitted = server.request("GET", "/gitlab/v1/", header(signer))
+    assert admitted.status == (200 if "database" in server.options else 404)
 
 
 def test_a_right_for_one_repository_opens_no_other(server: Server, signer: Signer) -> None:
