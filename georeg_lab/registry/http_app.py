@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
@@ -54,6 +55,11 @@ class Registry:
             self.idle.clear()
         else:
             self.idle.set()
+
+    @cached_property
+    def access_log(self) -> Logger:
+        """Where requests are logged: the server's log, in the access log's own format."""
+        return Logger(self.log.stream, self.log.level, self.config.log.access_log.formatter, self.log.fields)
 
     @property
     def is_database(self) -> bool:

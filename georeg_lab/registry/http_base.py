@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from typing import Any
 
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler, stream_request_body
 
 from georeg_lab.registry import VERSION
@@ -39,6 +41,7 @@ class Plain(RequestHandler):
         self.started = time.monotonic()
         self.correlation = correlation_id()
         self.written = 0
+        self._counted = True
         registry.count(1)
 
     def set_default_headers(self) -> None:
@@ -77,10 +80,26 @@ class Plain(RequestHandler):
     def answer(self) -> None:
         """Overridden by each kind."""
 
+    async def end(self) -> None:
+        """Finish the answer; a client that has gone does not matter any more."""
+        with contextlib.suppress(StreamClosedError):
+            await self.finish()
+
+    def leave(self) -> None:
+        """The request no longer holds up the end of the server."""
+        if self._counted:
+            self._counted = False
+            self.registry.count(-1)
+
+    def on_connection_close(self) -> None:
+        """The client has gone before it was answered."""
+        super().on_connection_close()
+        self.leave()
+
     async def _answer(self) -> None:
         if not self.refused_by_health():
             self.answer()
-        await self.finish()
+        await self.end()
 
     get = head = post = put = patch = delete = options = _answer
 
@@ -98,13 +117,12 @@ class Plain(RequestHandler):
 
     def on_finish(self) -> None:
         """The access log."""
-        self.registry.count(-1)
-        settings = self.registry.config.log.access_log
-        if settings.disabled:
+        self.leave()
+        if self.registry.config.log.access_log.disabled:
             return
         request = self.request
         spent = int((time.monotonic() - self.started) * 1000)
-        self.registry.log.info(
+        self.registry.access_log.info(
             "access",
             content_type=self._headers.get("Content-Type", ""),
             correlation_id=self.correlation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from georeg_lab.registry import digests
 from georeg_lab.registry import media_types as types
 from georeg_lab.registry.auth import PATTERNS_LIMIT, protects
 from georeg_lab.registry.backend import (
+    InternalError,
     ManifestReferencedError,
     ManifestUnknownError,
     RepositoryUnknownError,
@@ -19,8 +21,9 @@ from georeg_lab.registry.backend import (
 from georeg_lab.registry.http_app import Registry
 from georeg_lab.registry.http_errors import GO_ERROR, APIError, APIErrors
 from georeg_lab.registry.http_handler import Handler
-from georeg_lab.registry.http_payloads import LIMIT, Payload, PayloadError, Reference, read, stored
+from georeg_lab.registry.http_payloads import LIMIT, Payload, PayloadError, Reference, media_type, read, stored
 
+SCHEMA_VERSION = 2
 DEFAULT_OS, DEFAULT_ARCHITECTURE = "linux", "amd64"
 _KINDS = {types.OCI_MANIFEST: "manifest", types.OCI_INDEX: "index"}
 _PLURALS = {"manifest": "manifests", "index": "indexes"}
@@ -78,11 +81,11 @@ class Manifests(Handler):
 
     def _accepted(self, manifest: StoredManifest) -> StoredManifest:
         """The manifest, or what stands for it where the client does not name its type. `*/*` names none."""
-        accepted = {
-            part.split(";")[0].strip().lower()
-            for header in self.request.headers.get_list("Accept")
-            for part in header.split(",")
-        }
+        accepted = set()
+        for header in self.request.headers.get_list("Accept"):
+            for part in header.split(","):
+                with suppress(ValueError):
+                    accepted.add(media_type(part))
         if manifest.media_type in accepted:
             return manifest
         kind = _KINDS.get(manifest.media_type)
@@ -157,46 +160,61 @@ class Manifests(Handler):
             raise APIError("MANIFEST_INVALID", str(error)) from None
 
     def _check_limits(self, payload: Payload) -> None:
+        if payload.schema_version != SCHEMA_VERSION:
+            raise InternalError(f"unrecognized manifest schema version {payload.schema_version}")
         settings = self.registry.config.validation
         if settings.disabled:
             return
         limits = settings.manifests
         count, size = len(payload.references), len(payload.data)
-        if limits.reference_limit and count > limits.reference_limit:
-            raise APIError("MANIFEST_REFERENCE_LIMIT", {"References": count, "Limit": limits.reference_limit})
-        if limits.payload_size_limit and size > limits.payload_size_limit:
-            raise APIError("MANIFEST_SIZE_LIMIT", {"PayloadSize": size, "Limit": limits.payload_size_limit})
+        if 0 < limits.payload_size_limit < size:
+            text = f"manifest payload size of {size} exceeds limit of {limits.payload_size_limit}"
+            raise APIError("MANIFEST_SIZE_LIMIT", text)
+        if 0 < limits.reference_limit < count:
+            raise APIError("MANIFEST_REFERENCE_LIMIT", [{"References": count, "Limit": limits.reference_limit}])
 
     def _problems(self, payload: Payload, reference: Reference) -> list[APIError]:
         """What is wrong with one reference; whatever it is, `MANIFEST_BLOB_UNKNOWN` follows."""
         unknown = APIError("MANIFEST_BLOB_UNKNOWN", reference.digest)
-        if types.is_non_distributable(reference.media_type):
-            return [] if self._allowed(reference) else [APIError("UNKNOWN", GO_ERROR), unknown]
+        if not self._allowed(payload, reference):
+            return [APIError("UNKNOWN", GO_ERROR), unknown]
+        as_manifest = types.is_manifest(reference.media_type) if not payload.is_list else payload.cache_config is None
+        if reference.urls and not as_manifest and not payload.is_list:
+            return []  # it lies elsewhere
         if not digests.is_valid(reference.digest):
-            return [APIError("DIGEST_INVALID"), unknown]
+            return [unknown] if as_manifest and not payload.is_list else [APIError("DIGEST_INVALID"), unknown]
         try:
-            if payload.is_list and payload.cache_config is None:
-                known = self.backend.has_manifest(self.repository, reference.digest)
-            else:
-                known = self.backend.has_blob(self.repository, reference.digest)
+            ask = self.backend.has_manifest if as_manifest else self.backend.has_blob
+            return [] if ask(self.repository, reference.digest) else [unknown]
+        except RepositoryUnknownError:
+            return [APIError("UNKNOWN", GO_ERROR), unknown]
         except UnavailableError:
             return [APIError("UNAVAILABLE", GO_ERROR), unknown]
-        return [] if known else [unknown]
 
-    def _allowed(self, reference: Reference) -> bool:
-        """Whether a layer that lies elsewhere says where, and all its URLs are allowed: without rules none is."""
-        rules = self.registry.config.validation.manifests.urls
-        if self.registry.config.validation.disabled:
-            return True
-        for url in reference.urls:
+    def _allowed(self, payload: Payload, reference: Reference) -> bool:
+        """Whether the URLs of a layer may be there. Without rules none may."""
+        if payload.media_type == types.DOCKER_MANIFEST and reference.media_type == types.DOCKER_FOREIGN_LAYER:
+            return bool(reference.urls) and all(self._is_allowed(url) for url in reference.urls)
+        if payload.media_type == types.OCI_MANIFEST and reference.media_type in types.OCI_LAYERS:
+            return all(self._is_allowed(url) for url in reference.urls)
+        return True
+
+    def _is_allowed(self, url: str) -> bool:
+        validation = self.registry.config.validation
+        rules = validation.manifests.urls
+        try:
             parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.netloc or parts.fragment:
-                return False
-            if not any(re.search(rule, url) for rule in rules.allow) or any(
-                re.search(rule, url) for rule in rules.deny
-            ):
-                return False
-        return bool(reference.urls)
+        except ValueError:
+            return False
+        if parts.scheme not in ("http", "https") or parts.fragment:
+            return False
+        if validation.disabled:
+            return True
+        if not rules.allow and not rules.deny:
+            return False
+        if rules.allow and not any(re.search(rule, url) for rule in rules.allow):
+            return False
+        return not any(re.search(rule, url) for rule in rules.deny)
 
     # --- delete
 

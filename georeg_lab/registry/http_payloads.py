@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from georeg_lab.registry import digests, go_json
+from georeg_lab.registry import digests, go_json, go_struct
 from georeg_lab.registry import media_types as types
+from georeg_lab.registry.go_struct import Struct
 
 LIMIT = 4 * 1024 * 1024
 _SHOULD_BE = {
@@ -51,6 +53,7 @@ class Payload:
     digest: str
     media_type: str
     data: bytes
+    schema_version: int = 2
     config: Reference | None = None
     layers: tuple[Reference, ...] = ()
     children: tuple[Reference, ...] = ()
@@ -69,10 +72,11 @@ class Payload:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """Everything the manifest names, the config first."""
+        """Everything the manifest names: the config first, the subject last."""
         if self.is_list:
             return self.children
-        return (self.config or Reference("", 0, ""), *self.layers)
+        subject = () if self.subject is None else (self.subject,)
+        return (self.config or Reference("", 0, ""), *self.layers, *subject)
 
     @property
     def total_size(self) -> int:
@@ -93,85 +97,112 @@ def _converted_size(config: Reference, layers: list[Reference]) -> int:
     return len(json.dumps(document, ensure_ascii=False, indent=3).encode())
 
 
+_PLATFORM = Struct("v1.Platform", {"architecture": "string", "os": "string", "variant": "string"})
+_DESCRIPTOR = {
+    "mediaType": "string",
+    "size": "int64",
+    "digest": "digest.Digest",
+    "urls": ["string"],
+    "annotations": {},
+}
+_BLOB = Struct("distribution.Descriptor", {**_DESCRIPTOR, "platform": _PLATFORM})
+_CHILD = Struct(
+    "manifestlist.ManifestDescriptor",
+    {
+        **{f"Descriptor.{key}": kind for key, kind in _DESCRIPTOR.items()},
+        "platform": Struct("manifestlist.PlatformSpec", {"architecture": "string", "os": "string"}),
+    },
+)
+_VERSIONED = {"Versioned.schemaVersion": "int", "Versioned.mediaType": "string"}
+_IMAGE = {**_VERSIONED, "config": _BLOB, "layers": [_BLOB]}
+_LIST = Struct("manifestlist.ManifestList", {**_VERSIONED, "manifests": [_CHILD]})
+_STRUCTS = {
+    types.DOCKER_MANIFEST: Struct("schema2.Manifest", _IMAGE),
+    types.OCI_MANIFEST: Struct(
+        "ocischema.Manifest", {**_IMAGE, "artifactType": "string", "subject": _BLOB, "annotations": {}}
+    ),
+    types.DOCKER_LIST: _LIST,
+    types.OCI_INDEX: _LIST,
+}
+_ANY = Struct("manifest.Versioned", {"schemaVersion": "int", "mediaType": "string"})
+_PARAMETER = re.compile(r'\s*[\w!#$&+.^`|~-]+\s*=\s*(?:[\w!#$&+.^`|~-]+|"(?:[^"\\]|\\.)*")\s*')
+
+
+def media_type(header: str) -> str:
+    """The media type in a header, in lower case, without parameters. Raises ValueError with Go's words."""
+    found, *parameters = header.split(";")
+    if parameters and not parameters[-1].strip():
+        parameters.pop()
+    if not all(_PARAMETER.fullmatch(parameter) for parameter in parameters):
+        raise ValueError("mime: invalid media parameter")
+    return found.strip().lower()
+
+
 def _reference(value: Any) -> Reference:
-    value = value if isinstance(value, dict) else {}
+    value = value or {}
     platform = value.get("platform") or {}
     return Reference(
-        str(value.get("mediaType") or ""),
-        int(value.get("size") or 0),
-        str(value.get("digest") or ""),
-        tuple(str(url) for url in value.get("urls") or ()),
-        tuple((str(k), str(v)) for k, v in (value.get("annotations") or {}).items()),
-        str(platform.get("architecture") or ""),
-        str(platform.get("os") or ""),
+        value.get("mediaType") or "",
+        value.get("size") or 0,
+        value.get("digest") or "",
+        tuple(url or "" for url in value.get("urls") or ()),
+        tuple((k, v or "") for k, v in (value.get("annotations") or {}).items()),
+        platform.get("architecture") or "",
+        platform.get("os") or "",
     )
 
 
-def _wrong_type(value: Any, field: str, wanted: str) -> NoReturn:
-    kind = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-    found = kind.get(type(value), "null")
-    raise PayloadError(f"json: cannot unmarshal {found} into Go struct field {field} of type {wanted}")
-
-
-def _document(data: bytes) -> dict[str, Any]:
+def _document(data: bytes, kind: Struct) -> dict[str, Any]:
     try:
         content = go_json.loads(data)
+        go_struct.check(content, kind)
+    except RecursionError:
+        raise PayloadError("exceeded max depth") from None
     except go_json.GoJSONError as error:
         raise PayloadError(str(error)) from None
-    if not isinstance(content, dict):
-        kind = {bool: "bool", int: "number", float: "number", str: "string", list: "array"}.get(type(content), "null")
-        raise PayloadError(f"json: cannot unmarshal {kind} into Go value of type manifest.Versioned")
-    if not isinstance(content.get("mediaType") or "", str):
-        _wrong_type(content["mediaType"], "Versioned.mediaType", "string")
-    if type(content.get("schemaVersion", 0)) is not int:
-        _wrong_type(content["schemaVersion"], "Versioned.schemaVersion", "int")
-    return content
+    found: dict[str, Any] = content or {}
+    return found
 
 
 def read(content_type: str, data: bytes) -> Payload:
-    """Read the body of a manifest PUT. A content type that is no manifest's is ignored. Raises PayloadError."""
-    media_type = content_type.split(";")[0].strip().lower()
-    content = _document(data)
+    """Read the body of a manifest PUT; what no content type claims is taken for a Docker image. Raises PayloadError."""
+    try:
+        claimed = media_type(content_type)
+    except ValueError as error:
+        raise PayloadError(str(error)) from None
+    if claimed not in _SHOULD_BE:
+        claimed = types.DOCKER_MANIFEST
+    content = _document(data, _STRUCTS[claimed])
     named = content.get("mediaType") or ""
-    if media_type not in _SHOULD_BE:
-        if not named:
-            raise PayloadError("no mediaType in manifest")
-        if named not in _SHOULD_BE:
-            raise PayloadError(f"unsupported manifest media type and no default available: {named}")
-        media_type = named
-    optional = media_type in (types.OCI_MANIFEST, types.OCI_INDEX)
-    if named != media_type and not (optional and not named):
-        raise PayloadError(f"{_SHOULD_BE[media_type]} '{media_type}' not '{named}'")
-    if media_type in types.IMAGES and content.get("manifests"):
-        raise PayloadError("expected manifest but found index")
-    if media_type in types.LISTS and (content.get("config") or content.get("layers")):
-        raise PayloadError("expected index but found manifest")
-    return _payload(media_type, content, data)
+    if claimed == types.DOCKER_MANIFEST and not named:
+        raise PayloadError("no mediaType in manifest")
+    optional = claimed in (types.OCI_MANIFEST, types.OCI_INDEX)
+    if named != claimed and not (optional and not named):
+        raise PayloadError(f"{_SHOULD_BE[claimed]} '{claimed}' not '{named}'")
+    return _payload(claimed, content, data)
 
 
 def stored(data: bytes) -> Payload:
     """Read a manifest from the blob store, where only its bytes say what it is. Raises PayloadError."""
-    content = _document(data)
+    content = _document(data, _ANY)
     if content.get("schemaVersion") == 1:
         raise PayloadError("manifest schema v1 unsupported")
-    media_type = content.get("mediaType") or (types.OCI_INDEX if content.get("manifests") else types.OCI_MANIFEST)
-    if media_type not in _SHOULD_BE:
-        raise PayloadError(f"unrecognized manifest content type {media_type}")
-    return _payload(media_type, content, data)
+    is_index = content.get("manifests") is not None
+    found = content.get("mediaType") or (types.OCI_INDEX if is_index else types.OCI_MANIFEST)
+    if found not in _SHOULD_BE:
+        raise PayloadError(f"unrecognized manifest content type {found}")
+    return _payload(found, _document(data, _STRUCTS[found]), data)
 
 
-def _payload(media_type: str, content: dict[str, Any], data: bytes) -> Payload:
-    digest = digests.of(data)
-    subject = _reference(content["subject"]) if isinstance(content.get("subject"), dict) else None
-    try:
-        if media_type in types.LISTS:
-            children = tuple(_reference(child) for child in content.get("manifests") or ())
-            return Payload(digest, media_type, data, children=children, subject=subject)
-        config = _reference(content["config"]) if content.get("config") else None
-        layers = tuple(_reference(layer) for layer in content.get("layers") or ())
-    except (TypeError, ValueError, AttributeError):
-        raise PayloadError(
-            "json: cannot unmarshal into Go struct field Manifest of type distribution.Descriptor"
-        ) from None
-    artifact = str(content.get("artifactType") or "") if media_type == types.OCI_MANIFEST else ""
-    return Payload(digest, media_type, data, config, layers, subject=subject, artifact_type=artifact)
+def _payload(kind: str, content: dict[str, Any], data: bytes) -> Payload:
+    digest, version = digests.of(data), content.get("schemaVersion") or 0
+    if kind in types.LISTS:
+        children = tuple(_reference(child) for child in content.get("manifests") or ())
+        return Payload(digest, kind, data, version, children=children)
+    config = _reference(content["config"]) if content.get("config") else None
+    layers = tuple(_reference(layer) for layer in content.get("layers") or ())
+    if kind == types.DOCKER_MANIFEST:
+        return Payload(digest, kind, data, version, config, layers)
+    subject = _reference(content["subject"]) if content.get("subject") is not None else None
+    artifact = content.get("artifactType") or ""
+    return Payload(digest, kind, data, version, config, layers, subject=subject, artifact_type=artifact)

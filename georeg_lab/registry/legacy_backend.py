@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 
 from georeg_lab.registry import digests, storage
@@ -25,6 +26,15 @@ class LegacyBackend(Backend):
 
     def __init__(self, files: Storage) -> None:
         self.files = files
+        self._lock = threading.Lock()  # a file that is being written is empty for a moment
+
+    def _write(self, path: str, data: bytes) -> None:
+        with self._lock:
+            self.files.write(path, data)
+
+    def _link(self, path: str) -> str:
+        with self._lock:
+            return self.files.link(path)
 
     def catalog(self, limit: int, last: str) -> tuple[list[str], bool]:
         """In byte order of the path components; a full page announces a next one, even where nothing follows."""
@@ -48,7 +58,7 @@ class LegacyBackend(Backend):
     def tag_digest(self, repository: str, tag: str) -> str:
         path = storage.tag_link_path(repository, tag)
         try:
-            return self.files.link(path)
+            return self._link(path)
         except InvalidPathError:
             raise APIError("UNKNOWN", {"Path": path, "DriverName": "filesystem"}) from None
         except (PathNotFoundError, digests.DigestError):
@@ -57,7 +67,7 @@ class LegacyBackend(Backend):
     def _linked(self, link: str) -> str:
         """The digest in a link whose blob is there. Raises BlobUnknownError."""
         try:
-            target = self.files.link(link)
+            target = self._link(link)
             self.files.stat(storage.blob_path(target))
         except (PathNotFoundError, digests.DigestError):
             raise BlobUnknownError from None
@@ -66,7 +76,8 @@ class LegacyBackend(Backend):
     def manifest(self, repository: str, digest: str) -> StoredManifest:
         try:
             target = self._linked(storage.revision_link_path(repository, digest))
-            data = self.files.read(storage.blob_path(target))
+            with self._lock:
+                data = self.files.read(storage.blob_path(target))
         except (BlobUnknownError, PathNotFoundError):
             raise ManifestUnknownError from None
         if not data:
@@ -80,12 +91,12 @@ class LegacyBackend(Backend):
         return self.files.exists(storage.revision_link_path(repository, digest))
 
     def put_manifest(self, repository: str, payload: Payload, tag: str) -> None:
-        self.files.write(storage.blob_path(payload.digest), payload.data)
-        self.files.write(storage.revision_link_path(repository, payload.digest), payload.digest.encode())
+        self._write(storage.blob_path(payload.digest), payload.data)
+        self._write(storage.revision_link_path(repository, payload.digest), payload.digest.encode())
         if tag:
             link = payload.digest.encode()
-            self.files.write(storage.tag_index_link_path(repository, tag, payload.digest), link)
-            self.files.write(storage.tag_link_path(repository, tag), link)
+            self._write(storage.tag_index_link_path(repository, tag, payload.digest), link)
+            self._write(storage.tag_link_path(repository, tag), link)
 
     def delete_tag(self, repository: str, tag: str) -> None:
         if not self.files.exists(storage.tags_folder(repository)):
@@ -100,7 +111,7 @@ class LegacyBackend(Backend):
         with suppress(PathNotFoundError):
             for tag in self.files.tags(repository):
                 with suppress(storage.StorageError, digests.DigestError):
-                    if self.files.tag_digest(repository, tag) == digest:
+                    if self._link(storage.tag_link_path(repository, tag)) == digest:
                         found.append(tag)
         return found
 
@@ -128,12 +139,12 @@ class LegacyBackend(Backend):
 
     def mount(self, repository: str, digest: str, source: str) -> StoredBlob:
         found = self.blob(source, digest)
-        self.files.write(storage.layer_link_path(repository, found.digest), found.digest.encode())
+        self._write(storage.layer_link_path(repository, found.digest), found.digest.encode())
         return found
 
     def link_blob(self, repository: str, digest: str, size: int, alias: str) -> None:
         for name in {digest, alias} - {""}:
-            self.files.write(storage.layer_link_path(repository, name), digest.encode())
+            self._write(storage.layer_link_path(repository, name), digest.encode())
 
     def delete_blob(self, repository: str, digest: str) -> None:
         try:

@@ -225,6 +225,27 @@ def test_the_access_log(once: Callable[..., Server]) -> None:
     assert (line["status"], line["uri"], line["user_agent"], line["written_bytes"]) == (200, "/v2/", "docker/27", 2)
 
 
+def test_a_client_that_leaves_is_forgotten(once: Callable[..., Server]) -> None:
+    """Neither a push nor a pull that is broken off is logged as a failure, or holds up the end."""
+    server = once(http={"draintimeout": "1h"})
+    data = images.blob("big", 8_000_000)
+    server.push_blob("g/p", data, images.digest(data))
+    begun = urlsplit(server.request("POST", "/v2/g/p/blobs/uploads/").headers["Location"])
+    heads = (
+        f"PATCH {begun.path}?{begun.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+        "PUT /v2/g/p/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+        f"GET /v2/g/p/blobs/{images.digest(data)} HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    for head in heads:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(head.encode())
+            if head.startswith("GET"):
+                client.recv(1000)
+    assert server.stop() == 0
+    assert server.stderr == ""
+    assert not [line for line in server.log if line["level"] == "error"]
+
+
 def test_a_drain_time_lets_a_push_end(once: Callable[..., Server]) -> None:
     server = once(http={"draintimeout": "20s"})
     begun = server.request("POST", "/v2/g/p/blobs/uploads/")
