@@ -23,12 +23,14 @@ from georeg_nb.ledger import Ledger, RunVerdict, read, verdict
 from georeg_nb.parameters import project_root
 from georeg_nb.records import Record, operator
 from georeg_nb.redaction import redact
+from georeg_nb.runbook.locks import process_identity
 from georeg_nb.sealing import seal, write_html
 
 AUTOSAVE_SECONDS = 2
 GRACE_SECONDS = 20.0
 """How long an interrupted cell may take to put things in order before the kernel is ended."""
 
+_FOLDER = "georeg-run-"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -103,11 +105,22 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _private_folder() -> Iterator[Path]:
     """For the kernel's connection file and sockets; short, because a socket's path has at most 107 characters."""
     base = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="georeg-", dir=base if len(base) < 60 else "/tmp"))  # noqa: S108 - mode 0700
+    base = base if len(base) < 60 else "/tmp"  # noqa: S108 - the folder's mode is 0700
+    _sweep(Path(base))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(base: Path) -> None:
+    """Remove what runners left that were killed before they could."""
+    for folder in base.glob(f"{_FOLDER}*"):
+        owner = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        with suppress(OSError):
+            if owner.isdigit() and folder.stat().st_uid == os.getuid() and not process_identity(int(owner)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_notebook(notebook: Path, record: Record, values: Mapping[str, Any]) -> RunVerdict:

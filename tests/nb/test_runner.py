@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -205,6 +206,7 @@ def test_kill_9_of_the_runner_leaves_a_ledger_that_resumes(world: Path) -> None:
     FakeSites(world / "sites").secondary.set(**{"script-hold": ""})
     _, result = start(record, approve=["hold"])
     assert result.outcomes[0].outcome == "done"
+    assert not list(Path(tempfile.gettempdir()).glob(f"georeg-run-{process.pid}-*"))  # swept by the next run
 
 
 def test_plain_papermill_gives_the_same_truth(world: Path) -> None:
