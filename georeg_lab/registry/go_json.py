@@ -52,7 +52,7 @@ class _Scanner:
         return found
 
     def fail(self, context: str) -> NoReturn:
-        character = self.text[self.at]
+        character = chr(self.text[self.at].encode("utf-8", "replace")[0])  # Go shows the byte
         if character in "'\"":
             shown = "'\\''" if character == "'" else "'\"'"
         else:

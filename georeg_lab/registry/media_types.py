@@ -18,6 +18,17 @@ OCTET_STREAM = "application/octet-stream"
 
 IMAGES = (DOCKER_MANIFEST, OCI_MANIFEST)
 LISTS = (DOCKER_LIST, OCI_INDEX)
+OCI_LAYERS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+)
+
+
+def is_manifest(media_type: str) -> bool:
+    """Whether what a manifest names is another manifest rather than a blob."""
+    return media_type in IMAGES or media_type in LISTS
 
 
 def is_non_distributable(media_type: str) -> bool:
