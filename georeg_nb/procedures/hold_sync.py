@@ -129,6 +129,7 @@ class HoldImageSync(Step):
 
     def apply(self, site: Site) -> None:
         observe_other_types(site, "before")
+        site.keep.save("hold", {"at": state.stamp()})
         site.change_gitlab_rb(
             self.name, {state.HOLD: HOLD_SETTING}, lambda package: _replication_is(package, False), "rails", "sidekiq"
         )
@@ -151,16 +152,16 @@ class HoldImageSync(Step):
         return failed(found, "false; 0", remedy="run this again; see geo.log on the secondary")
 
     def undo(self, site: Site) -> None:
-        moved = [other.name for other in site.sites.all if state.on_own_database(other)]
-        if moved and not everybody_moved(site.sites):
+        if moved := [other.name for other in site.sites.all if state.on_own_database(other)]:
             raise StepFailed(
-                f"{', '.join(moved)} is on its database and another site is not: image sync must stay held",
-                remedy="finish the other site, then the section 'release'",
+                f"{' and '.join(moved)} moved already: image sync must stay held until every site is proved",
+                remedy="finish the other site; section 'release' ends the hold",
                 site=site.name,
             )
         site.change_gitlab_rb(
             f"{self.name}-undo", {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
         )
+        site.keep.remove("hold")
 
     def state_after_failure(self, site: Site) -> str:
         return state.describe(site)
@@ -206,7 +207,7 @@ def equals_its_snapshot(site: Site) -> Finding:
         return _without_snapshot(site)
     changed = state.compare(site, kept.tags, site.metadata_db.all_tags())
     since = datetime.fromisoformat(closed.closed) if closed.closed else None
-    pushed = state.tags_changed_since(site, since) if since and not changed.equal else set()
+    pushed = site.metadata_db.pushed_since(since) if since and not changed.equal else set()
     wrong = [one for one in changed.staying if (one.repository, one.tag) not in pushed]
     if not wrong:
         news = len(changed.staying)
@@ -271,6 +272,7 @@ class ReleaseImageSync(Step):
         site.change_gitlab_rb(
             self.name, {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
         )
+        site.keep.remove("hold")
 
     def verify(self, site: Site) -> Finding:
         enabled = ask_rails(site, REPLICATION_ENABLED)
@@ -279,6 +281,7 @@ class ReleaseImageSync(Step):
         return failed(f"replication of images: {enabled}", "true", remedy="is it switched off elsewhere in gitlab.rb?")
 
     def undo(self, site: Site) -> None:
+        site.keep.save("hold", {"at": state.stamp()})
         site.change_gitlab_rb(
             f"{self.name}-undo",
             {state.HOLD: HOLD_SETTING},

@@ -223,26 +223,13 @@ def other_sessions(site: Site) -> list[str]:
     """Who else is connected to the site's metadata database: an import on any machine shows here, whoever started
     it.
     """
-    with site.metadata_db.connect() as connection:
-        rows = connection.execute(
-            "SELECT coalesce(usename, '?') || ' from ' || coalesce(host(client_addr), 'a socket') || ' since '"
-            " || to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'georeg'"
-            " AND backend_type = 'client backend' ORDER BY backend_start"
-        ).fetchall()
+    rows = site.metadata_db.rows(
+        "SELECT coalesce(usename, '?') || ' from ' || coalesce(host(client_addr), 'a socket') || ' since '"
+        " || to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'georeg'"
+        " AND backend_type = 'client backend' ORDER BY backend_start"
+    )
     return [str(row[0]) for row in rows]
-
-
-def tags_changed_since(site: Site, moment: datetime) -> set[tuple[str, str]]:
-    """(repository, tag) of tags that were pushed or moved in the database after a moment (registry 4.5)."""
-    with site.metadata_db.connect() as connection:
-        rows = connection.execute(
-            "SELECT r.path, t.name FROM tags t JOIN repositories r ON r.top_level_namespace_id = "
-            "t.top_level_namespace_id"
-            " AND r.id = t.repository_id WHERE greatest(t.created_at, t.updated_at) >= %s",
-            [moment],
-        ).fetchall()
-    return {(path, tag) for path, tag in rows}
 
 
 UNREADABLE = "unreadable"
@@ -295,9 +282,7 @@ def applied_schema(site: Site) -> dict[str, Any]:
 
 def tags_were_touched(site: Site) -> bool:
     """Whether a tag in the database was ever moved: an import never does that (registry 4.5)."""
-    with site.metadata_db.connect() as connection:
-        row = connection.execute("SELECT EXISTS (SELECT FROM tags WHERE updated_at IS NOT NULL)").fetchone()
-    return bool(row and row[0])
+    return site.metadata_db.value("SELECT EXISTS (SELECT FROM tags WHERE updated_at IS NOT NULL)") is True
 
 
 # plans

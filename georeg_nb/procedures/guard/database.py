@@ -109,7 +109,7 @@ def database_is_empty_or_ours(site: Site) -> Finding:
         return passed("empty", expected)
     if "schema_migrations" not in tables:
         return failed(
-            f"{len(tables)} tables that are not the registry's",
+            f"{len(tables)} tables that are not the registry's: {', '.join(sorted(tables)[:5])}",
             expected,
             remedy="give the site an empty database: DROP DATABASE and CREATE DATABASE … OWNER …, if nobody needs it",
         )

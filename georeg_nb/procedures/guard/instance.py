@@ -24,21 +24,21 @@ CLOCK_SECONDS = 60
 @check("the version of GitLab is supported", source="procedures 1.3, 1.4, 3", evidence="source")
 def version_is_supported(site: Site) -> Finding:
     """17.5 is the oldest that the import pages know; 19.0.0 and 19.0.1 make populated legacy registries unreachable."""
-    shown = site.gitlab.version().version
-    version = parse_version(shown)
+    texts = {site.gitlab.version().version, *(package.version() for package in site.packages())}
+    versions = {parse_version(text) for text in texts}  # what runs, and what is installed on every node
+    shown = " and ".join(".".join(map(str, version)) for version in sorted(versions))
     expected = "17.5 or later, 18.3 or later recommended"
-    if version < OLDEST:
+    if min(versions) < OLDEST:
         return failed(shown, expected, remedy="upgrade both sites first")
-    if version in REFUSED:
+    if versions & REFUSED:
         return failed(
             shown, expected, remedy="upgrade both sites to 19.0.2 or later first: 19.0.0 and 19.0.1 hide images"
         )
-    if version < RECOMMENDED:
+    if min(versions) < RECOMMENDED:
         return warning(shown, expected, remedy="consider to upgrade both sites to 18.3 or later first")
-    if version[:2] != TESTED:
-        return warning(
-            shown, expected, remedy=f"rehearsed with {TESTED[0]}.{TESTED[1]} only: rehearse on a test pair first"
-        )
+    if {version[:2] for version in versions} != {TESTED}:
+        rehearsed = ".".join(map(str, TESTED))
+        return warning(shown, expected, remedy=f"rehearsed with {rehearsed} only: rehearse on a test pair first")
     return passed(shown, expected)
 
 
@@ -178,7 +178,7 @@ def replication_is_on(site: Site) -> Finding:
     """The state that this runbook restores at its end."""
     if site.role == "primary":
         return not_applicable("a setting of the secondaries")
-    if state.block_there(site, state.HOLD):
+    if state.block_there(site, state.HOLD) or site.keep.load("hold"):
         return passed("held by georeg", "on, or held by georeg")
     on = site.rails.gitlab_yml().replication_enabled
     return expect(

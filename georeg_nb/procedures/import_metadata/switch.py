@@ -62,10 +62,7 @@ class EnableDatabase(ImportStep):
             raise
         except GeoregError as error:
             raise self._fell_back(site, error) from error
-        opened = state.window(site)
-        if opened and not opened.closed:
-            values = {**opened.__dict__, "closed": state.stamp(), "outcome": "migrated"}
-            state.save_window(site, state.Window(**values))
+        window.close(site, "migrated")
 
     @staticmethod
     def _differences(site: Site) -> Any:
@@ -88,7 +85,7 @@ class EnableDatabase(ImportStep):
         kept = site.keep.load("enabled") or {}
         pushed: set[tuple[str, str]] = set()
         if kept.get("at"):
-            pushed = state.tags_changed_since(site, datetime.fromisoformat(kept["at"]))
+            pushed = site.metadata_db.pushed_since(datetime.fromisoformat(kept["at"]))
         site.keep.remove("enabled")
         if pushed:
             names = ", ".join(sorted(":".join(key) for key in pushed)[:5])
@@ -142,6 +139,7 @@ def back_to_legacy(site: Site) -> None:
     blocks = {state.DATABASE: database_block(site, enabled=False), state.READ_ONLY: None}
     site.change_gitlab_rb("back-2", blocks, window.shows_writable, "registry")
     site.keep.remove("enabled")
+    window.close(site, "given up")
 
 
 def _nothing_pushed(site: Site, kept: state.Snapshot) -> None:

@@ -105,7 +105,8 @@ class ReadOnly(ImportStep):
         )
 
     def apply(self, site: Site) -> None:
-        if state.open_window(site) is None:
+        if state.open_window(site) is None or refused_everywhere(site).failed:
+            # also when a window seems open and pushes are taken: what was read in it proves nothing any more
             found = state.lockfiles(site)
             state.save_window(site, Window(state.stamp(), lockfiles=(found.database, found.filesystem)))
         try:
@@ -171,8 +172,14 @@ def let_pushes_in(site: Site) -> None:
     opened = state.window(site)
     restore_lockfiles(site, opened)
     site.change_gitlab_rb("reopen", {state.READ_ONLY: None}, shows_writable, "registry")
-    if opened and not opened.closed:
-        state.save_window(site, replace(opened, closed=state.stamp(), outcome="given up"))
+    close(site, "given up")
+
+
+def close(site: Site, outcome: str) -> None:
+    """Keep how the last window ended; one that was closed keeps its time."""
+    last = state.window(site)
+    if last is not None:
+        state.save_window(site, replace(last, closed=last.closed or state.stamp(), outcome=outcome))
 
 
 def restore_lockfiles(site: Site, opened: Window | None) -> None:
