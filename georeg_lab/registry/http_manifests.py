@@ -138,9 +138,6 @@ class Manifests(Handler):
             raise APIError("DIGEST_INVALID")
         self._check_limits(payload)
         problems = [problem for reference in payload.references for problem in self._problems(payload, reference)]
-        subject = payload.subject.digest if payload.subject else ""
-        if payload.subject and not (digests.is_valid(subject) and self.backend.has_manifest(self.repository, subject)):
-            problems.append(APIError("MANIFEST_BLOB_UNKNOWN", subject))
         if problems:
             raise APIErrors(problems)
         if self.tag and self.immutable and self.backend.is_database and self._tag_exists():
