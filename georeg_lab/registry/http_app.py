@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.routing import Router
@@ -24,6 +24,7 @@ from georeg_lab.registry.notifications import Broadcaster
 from georeg_lab.registry.storage import Storage
 
 WORKERS = 4
+PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 
 
 @dataclass
@@ -84,6 +85,10 @@ class RouterOf(Router):
             if not path.startswith(self.prefix + "/"):
                 return self._delegate(request, self.plain["unknown"], {})
             path = path[len(self.prefix) :]
+        cleaned = http_routes.clean(path)
+        if cleaned != path:
+            settings = {"target": self.prefix + quote(cleaned, safe=PATH_CHARACTERS), "bare": True}
+            return self._delegate(request, self.plain["redirect"], settings)
         if path == "/":
             return self._delegate(request, self.plain["alive"], {})
         found = http_routes.match(path)

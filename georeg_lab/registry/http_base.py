@@ -157,12 +157,14 @@ class Unknown(Plain):
 
 
 class Redirect(Plain):
-    """A slash is missing."""
+    """The path is to be written otherwise: a slash is missing or too much, a part of it is empty or dotted."""
 
     def answer(self) -> None:
         target = self.settings_given["target"] + (f"?{self.request.query}" if self.request.query else "")
         self.set_status(301)
         self.set_header("Location", target)
+        if self.settings_given.get("bare"):
+            return
         if target.startswith("/v2"):
             self.set_header("Docker-Distribution-Api-Version", "registry/2.0")
         if self.request.method in ("GET", "HEAD"):

@@ -77,13 +77,14 @@ class Blobs(Handler):
             raise APIError("BLOB_UNKNOWN", digest) from None
         etag = f'"{blob.digest}"'
         self.set_header("Docker-Content-Digest", blob.digest)
-        if etag in [part.strip() for part in self.request.headers.get("If-None-Match", "").split(",")]:
+        if {etag, "*"} & {part.strip() for part in self.request.headers.get("If-None-Match", "").split(",")}:
             self.set_header("Etag", etag)
             self.set_header("Cache-Control", MAX_AGE)
             self.set_status(304)
             return
         try:
-            wanted = ranges(self.request.headers.get("Range", ""), blob.size)
+            applies = self.request.headers.get("If-Range", etag) == etag
+            wanted = ranges(self.request.headers.get("Range", "") if applies else "", blob.size)
         except RangeError as error:
             if not error.overlaps:
                 self.set_header("Content-Range", f"bytes */{blob.size}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from georeg_lab.registry.auth import Access
 from georeg_lab.registry.backend import RepositoryUnknownError
 from georeg_lab.registry.http_errors import APIError
@@ -13,11 +15,8 @@ MAX_PAGE = 1000
 
 def page_size(text: str) -> int:
     """`n` of a query; what is no positive number counts as not given."""
-    try:
-        number = int(text)
-    except ValueError:
-        return DEFAULT_PAGE
-    return number if number > 0 else DEFAULT_PAGE
+    number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) else 0
+    return number if 0 < number < 1 << 63 else DEFAULT_PAGE
 
 
 class Catalog(Handler):

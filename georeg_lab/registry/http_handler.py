@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 import uuid
@@ -21,6 +22,7 @@ from georeg_lab.registry.http_errors import GO_ERROR, APIError, APIErrors, body,
 from georeg_lab.registry.http_routes import NAME_LIMIT, Route
 from georeg_lab.registry.storage import StorageError
 
+_FORWARDED = re.compile(r'(proto|host)="?([^";\s]+)')
 NIL_POINTER = "runtime error: invalid memory address or nil pointer dereference"
 
 
@@ -73,8 +75,8 @@ class Handler(Plain):
         """Take a piece of the body."""
 
     def query(self, name: str) -> str:
-        """A parameter of the query, "" if there is none."""
-        return self.get_query_argument(name, "", strip=False)
+        """A parameter of the query, the first of several, "" if there is none."""
+        return next(iter(self.get_query_arguments(name, strip=False)), "")
 
     def json(self, value: Any, status: int = 200, newline: bool = True) -> None:
         """Answer with JSON."""
@@ -91,9 +93,10 @@ class Handler(Plain):
         if http.host:
             return http.host.rstrip("/") + full
         headers = self.request.headers
-        scheme = headers.get("X-Forwarded-Proto", "").split(",")[0].strip() or str(self.request.protocol)
-        host = headers.get("X-Forwarded-Host", "").split(",")[0].strip() or self.request.host
-        return f"{scheme}://{host}{full}"
+        forwarded = dict(_FORWARDED.findall(headers.get("Forwarded", "").split(",")[0].lower()))
+        scheme = forwarded.get("proto") or headers.get("X-Forwarded-Proto", "").split(",")[0].strip()
+        host = forwarded.get("host") or headers.get("X-Forwarded-Host", "").split(",")[0].strip()
+        return f"{scheme or self.request.protocol}://{host or self.request.host}{full}"
 
     def next_link(self, **query: Any) -> str:
         """A `Link` to another page of this list; parameters sorted, as Go writes them."""

@@ -170,6 +170,8 @@ def read(content_type: str, data: bytes) -> Payload:
         claimed = media_type(content_type)
     except ValueError as error:
         raise PayloadError(str(error)) from None
+    if claimed == types.DOCKER_SCHEMA_1_SIGNED:
+        raise PayloadError("missing signature key")
     if claimed not in _SHOULD_BE:
         claimed = types.DOCKER_MANIFEST
     content = _document(data, _STRUCTS[claimed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field
 
@@ -66,8 +67,13 @@ def match(path: str) -> tuple[Route, dict[str, str]] | None:
 
 
 def redirect(path: str) -> str:
-    """The path with the slash that it lacks where a route wants one, else ""."""
-    wanted = match(path + "/") if not path.endswith("/") else None
-    if wanted is None or wanted[0].name in ("v1-base", "upload-start"):
-        return ""
-    return path + "/"
+    """The path with the slash that it lacks, or without the one too many, where a route wants that, else ""."""
+    other = path[:-1] if path.endswith("/") else path + "/"
+    wanted = match(other)
+    return "" if wanted is None or wanted[0].name == "v1-base" else other
+
+
+def clean(path: str) -> str:
+    """The path without empty and dotted parts."""
+    cleaned = posixpath.normpath("/" + path.lstrip("/"))
+    return cleaned + "/" if path.endswith("/") and cleaned != "/" else cleaned

@@ -37,15 +37,15 @@ class LegacyBackend(Backend):
             return self.files.link(path)
 
     def catalog(self, limit: int, last: str) -> tuple[list[str], bool]:
-        """In byte order of the path components; a full page announces a next one, even where nothing follows."""
+        """In byte order of the path components. Any folder after a full page announces a next one."""
         after = last.split("/") if last else []
         found: list[str] = []
         with suppress(PathNotFoundError):
-            for name in self.files.repositories():
-                if name.split("/") > after:
+            for name, is_repository in self.files.walk():
+                if len(found) == limit:
+                    return found, True
+                if is_repository and name.split("/") > after:
                     found.append(name)
-                    if len(found) == limit:
-                        return found, True
         return found, False
 
     def tags(self, repository: str, limit: int, last: str) -> tuple[list[str], bool]:

@@ -206,9 +206,15 @@ class Storage:
         """Names of all repositories: folders with `_manifests`, walked in byte order of the path components.
 
         Raises PathNotFoundError where there is no `repositories` folder at all."""
+        return (name for name, is_repository in self.walk() if is_repository)
+
+    def walk(self) -> Iterator[tuple[str, bool]]:
+        """(path, False) for each folder that could be a repository or hold one, (name, True) for each repository.
+
+        Raises PathNotFoundError where there is no `repositories` folder at all."""
         yield from self._walk_repositories(REPOSITORIES, "")
 
-    def _walk_repositories(self, folder: str, name: str) -> Iterator[str]:
+    def _walk_repositories(self, folder: str, name: str) -> Iterator[tuple[str, bool]]:
         try:
             with os.scandir(self.root + folder) as entries:
                 found = sorted((os.fsencode(entry.name), entry.name, entry.is_dir()) for entry in entries)
@@ -218,9 +224,11 @@ class Storage:
             raise self._failed("open", folder, error) from None
         for _, entry, is_folder in found:
             if entry == "_manifests" and name:
-                yield name
+                yield name, True
             elif is_folder and not entry.startswith("_"):
-                yield from self._walk_repositories(f"{folder}/{entry}", f"{name}/{entry}" if name else entry)
+                inner = f"{name}/{entry}" if name else entry
+                yield inner, False
+                yield from self._walk_repositories(f"{folder}/{entry}", inner)
 
     def has_repository(self, repository: str) -> bool:
         """Whether the repository exists in the storage: its folder has `_manifests`."""
