@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
+from georeg_nb import redaction
 from georeg_nb.errors import StepFailed
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 REGISTRY_CONFIG = "/var/opt/gitlab/registry/config.yml"
 GITLAB_YML = "/var/opt/gitlab/gitlab-rails/etc/gitlab.yml"
@@ -27,7 +30,7 @@ NOT_DRIVERS = frozenset({"cache", "delete", "maintenance", "redirect"})
 
 def _load(text: str, path: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - both loaders are the safe ones
     except yaml.YAMLError as error:
         # the file holds secrets, and the parser's message quotes it: only the place is passed on
         mark = getattr(error, "problem_mark", None)
@@ -35,6 +38,7 @@ def _load(text: str, path: str) -> dict[str, Any]:
         raise StepFailed(
             f"{path} is not valid YAML{place}", remedy="run `gitlab-ctl reconfigure` on that node"
         ) from None
+    redaction.register_from_object(data)  # whatever secrets it holds are masked everywhere from now on
     return data if isinstance(data, dict) else {}
 
 
