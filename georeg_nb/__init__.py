@@ -1,11 +1,11 @@
 """georeg_nb: the helper package behind georeg's notebooks.
 
-    from georeg_nb import open_run
+from georeg_nb import open_run
 
-    run = open_run("migrate-legacy", sites="parameters/lab/sites.yml", approve=[])
-    run.check("guard")
-    run.apply("guard")
-    run.summary()
+run = open_run("migrate-legacy", sites="parameters/lab/sites.yml", approve=[])
+run.check("guard")
+run.apply("guard")
+run.summary()
 """
 
 from __future__ import annotations

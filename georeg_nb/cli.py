@@ -176,11 +176,15 @@ def list_() -> None:
 
 @records.command()
 @click.argument("run_id", metavar="RUN")
-def show(run_id: str) -> None:
+@click.option("--table", metavar="NAME", help="Show this table of the record instead, such as same_images.")
+def show(run_id: str, table: str | None) -> None:
     """The verdict of a run, every step's outcome, and where its files are."""
     from georeg_nb import operations
 
-    operations.show_record(run_id)
+    if table:
+        operations.show_table(run_id, table)
+    else:
+        operations.show_record(run_id)
 
 
 @records.command()

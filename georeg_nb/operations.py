@@ -32,7 +32,7 @@ from georeg_nb.runbook.outputs import next_command
 from georeg_nb.runbook.refs import declare, require_names
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.run import Run
-from georeg_nb.runbook.views import Summary
+from georeg_nb.runbook.views import Summary, TableView
 
 _current: list[Record] = []  # where an unforeseen error of this process is written down
 
@@ -254,6 +254,11 @@ def show_record(run_id: str) -> None:
         ("files", ", ".join(files)),
     ]
     show(Document("record", [*summary.document.blocks, Facts(facts)], {"run": record.run}))
+
+
+def show_table(run_id: str, name: str) -> None:
+    """One table of the record. Raises RecordError for a name that is none."""
+    show(TableView(name, Record.open(run_id).read_table(name)).document)
 
 
 def verify_record(run_id: str) -> int:

@@ -176,6 +176,10 @@ class Record:
         self.write_json(f"tables/{name}.json", clean)
         self.write(f"tables/{name}.csv", text.getvalue())
 
+    def has_table(self, name: str) -> bool:
+        """Whether the record holds a table of that name."""
+        return (self.path / "tables" / f"{name}.json").exists()
+
     def read_table(self, name: str) -> list[dict[str, Any]]:
         """The rows of a table. Raises RecordError with the names there are."""
         rows = self.read_json(f"tables/{name}.json")

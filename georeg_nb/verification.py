@@ -7,7 +7,6 @@ Source: registry 4.5, 6, 7, 8.
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from georeg_nb.metadata_db import Bucket, MetadataDB
 
 Kind = Literal["missing", "extra", "differing"]
 Tags = Mapping[tuple[str, str], str]
-COLUMNS = ("repository", "tags here", "tags there", "missing", "extra", "differing", "in flight", "accepted", "verdict")
 SMALL = 500
 """Tags of a repository up to which its rows are fetched at once, without going through buckets."""
 
@@ -89,44 +87,27 @@ class Comparison:
             self._row(path, by_repository.get(path, ())) for path in sorted(self.counts.keys() | by_repository.keys())
         ]
 
-    def _row(self, path: str, differences: Iterable[Difference]) -> dict[str, Any]:
-        some = list(differences)
-        open_ = [one for one in some if not one.in_flight and not one.accepted]
-        on_their_way = sum(one.in_flight and not one.accepted for one in some)
+    def _row(self, path: str, differences: Sequence[Difference]) -> dict[str, Any]:
+        open_ = [one for one in differences if not one.in_flight and not one.accepted]
+        on_their_way = sum(one.in_flight and not one.accepted for one in differences)
         here, there = self.counts.get(path, (0, 0))
-        kinds = {kind: sum(one.kind == kind for one in open_) for kind in ("missing", "extra", "differing")}
-        verdict = "different" if open_ else "in flight" if on_their_way else "equal"
-        accepted = sum(one.accepted for one in some)
-        values = (path, here, there, *kinds.values(), on_their_way, accepted, verdict)
-        return dict(zip(COLUMNS, values, strict=True))
+        return {
+            "repository": path,
+            f"tags on {self.here}": here,
+            f"tags on {self.there}": there,
+            **{kind: sum(one.kind == kind for one in open_) for kind in ("missing", "extra", "differing")},
+            "in flight": on_their_way,
+            "accepted": sum(one.accepted for one in differences),
+            "verdict": "different" if open_ else "in flight" if on_their_way else "equal",
+        }
 
     def frame(self) -> pd.DataFrame:
-        """The rows as a table; the columns of tags carry the sites' names."""
-        table = pd.DataFrame(self.rows(), columns=list(COLUMNS))
-        return table.rename(columns={"tags here": f"tags on {self.here}", "tags there": f"tags on {self.there}"})
+        """The rows as a pandas table."""
+        return pd.DataFrame(self.rows())
 
     def difference_rows(self) -> list[dict[str, Any]]:
         """Every single difference, sorted by repository and tag."""
         return [one.row() for one in sorted(self.differences)]
-
-    def junit(self) -> str:
-        """A JUnit XML report: one test case per repository."""
-        rows = self.rows()
-        failures = [row for row in rows if row["verdict"] != "equal"]
-        name = f"{self.there} holds the images of {self.here}"
-        suite = ET.Element("testsuite", name=name, tests=str(len(rows)), failures=str(len(failures)), errors="0")
-        by_repository: dict[str, list[str]] = {}
-        for one in sorted(self.differences):
-            if not one.accepted:
-                line = f"{one.kind}: {one.tag} {one.here or '-'} -> {one.there or '-'}"
-                by_repository.setdefault(one.repository, []).append(line)
-        for row in rows:
-            case = ET.SubElement(suite, "testcase", classname=f"images.{self.there}", name=row["repository"])
-            if row["verdict"] != "equal":
-                lines = by_repository[row["repository"]]
-                failure = ET.SubElement(case, "failure", message=f"{row['verdict']}: {len(lines)} tags")
-                failure.text = "\n".join(lines)
-        return ET.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
 def accept_losses(comparison: Comparison, accepted: Iterable[str]) -> Comparison:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -57,7 +58,11 @@ def of_each_secondary(question: Callable[[Site], Finding]) -> Callable[[Sites], 
         worst = max(findings.values(), key=lambda finding: ORDER.index(finding.verdict))
         found = "; ".join(f"{name}: {finding.found}" for name, finding in findings.items())
         rows = [{"secondary": name, **row} for name, finding in findings.items() for row in finding.rows or ()]
-        return Finding(worst.verdict, found, worst.expected, worst.remedy, rows or None)
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for name, finding in findings.items():
+            for table, entries in finding.tables.items():
+                tables.setdefault(table, []).extend({"secondary": name, **row} for row in entries)
+        return Finding(worst.verdict, found, worst.expected, worst.remedy, rows or None, tables)
 
     asked.__name__, asked.__doc__ = question.__name__, question.__doc__
     return asked
@@ -210,7 +215,12 @@ def same_images(site: Site) -> Finding:
 
 
 def judged(compared: Comparison) -> Finding:
-    """A comparison as a finding, with its table per repository."""
+    """A comparison as a finding, with its table per repository, and one of all single differences."""
+    finding = _verdict(compared)
+    return replace(finding, tables={"differences": compared.difference_rows()})
+
+
+def _verdict(compared: Comparison) -> Finding:
     here, there = compared.tags
     rows = compared.rows()
     found = f"{there} tags on {compared.there}, {here} on {compared.here}: {compared.verdict}"

@@ -16,7 +16,8 @@ Row = Mapping[str, Any]
 class Finding:
     """What a check, or a step's proof, saw: the verdict, what was found, what was expected, and what to do about it.
 
-    `rows` is a table of details (plain JSON values); it is kept in the record under the check's name.
+    `rows` is a table of details (plain JSON values); it is kept in the record under the check's name, and further
+    `tables` under names of their own.
     """
 
     verdict: Verdict
@@ -24,6 +25,7 @@ class Finding:
     expected: str = ""
     remedy: str = ""
     rows: Sequence[Row] | None = None
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from georeg_nb.ledger import RunVerdict
 
 _JUNIT = {"passed": "passed", "done": "passed", "no-op": "passed", "warning": "passed"}
 _JUNIT_FAILED = {"failed", "timed out", "interrupted"}
 
 
-def junit_suites(verdict: RunVerdict) -> dict[str, list[dict[str, str]]]:
-    """One suite per section: its checks and its steps as cases."""
+def junit_suites(
+    verdict: RunVerdict, images: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, list[dict[str, str]]]:
+    """One suite per section: its checks and its steps as cases; and one per comparison: its repositories as cases.
+
+    `images`: name of a comparison → its rows, each with `repository` and `verdict`.
+    """
     suites: dict[str, list[dict[str, str]]] = {}
     for result in verdict.checks:
         where = f" [{result.site}]" if result.site else ""
@@ -18,6 +26,15 @@ def junit_suites(verdict: RunVerdict) -> dict[str, list[dict[str, str]]]:
     for outcome in verdict.outcomes:
         case = {"name": outcome.step, "outcome": _junit(outcome.outcome), "message": outcome.reason or outcome.outcome}
         suites.setdefault(outcome.section, []).append(case)
+    for name, rows in images.items():
+        suites[name] = [
+            {
+                "name": str(row["repository"]),
+                "outcome": "passed" if row["verdict"] == "equal" else "failed",
+                "message": ", ".join(f"{column}: {value}" for column, value in row.items() if column != "repository"),
+            }
+            for row in rows
+        ]
     return suites
 
 

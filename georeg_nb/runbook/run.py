@@ -135,7 +135,7 @@ class Run:
         self.record.write_json("plan.json", list(self._sections.plans.values()))
         self.record.write_table("outcomes", [dict(outcome.__dict__) for outcome in result.outcomes])
         self.record.write_table("checks", [dict(check.__dict__) for check in result.checks])
-        self.record.write_junit("junit.xml", junit_suites(result))
+        self.record.write_junit("junit.xml", junit_suites(result, self._comparisons()))
         command = next_command(result, self._engine.way_back())
         summary = Summary(result, command, self.record.run, _seal_command(self.record))
         if result.exit_code == VerificationDiffers.exit_code:
@@ -143,12 +143,18 @@ class Run:
             raise VerificationDiffers("; ".join(result.problems), remedy="see the tables of the section that failed")
         return summary
 
+    def _comparisons(self) -> dict[str, list[dict[str, Any]]]:
+        """Tables per repository of the checks that compare the sites."""
+        names = [check.name for section in self.scenario for check in section.procedure.all_checks if check.verifies]
+        tables = {name: self.record.read_table(name) for name in names if self.record.has_table(name)}
+        return {name: rows for name, rows in tables.items() if rows and {"repository", "verdict"} <= rows[0].keys()}
+
     def table(self, name: str) -> TableView:
         """A table of the record, by its check's name, such as that of a verification; `.frame` is the pandas table.
 
         In a plan most are not there yet: that is shown, and is no error. Raises GeoregError for a name that is none.
         """
-        if (self.record.path / "tables" / f"{name}.json").exists():
+        if self.record.has_table(name):
             return TableView(name, self.record.read_table(name))
         checks = [check for section in self.scenario for check in section.procedure.all_checks]
         if any(name == check.name or f".{check.name}" in name or name.startswith(f"{check.name}.") for check in checks):

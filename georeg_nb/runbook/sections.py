@@ -60,10 +60,11 @@ class Sections:
             result = result_of(check, finding, part.name, name)
             results.append(result)
             self.engine.ledger.append("check", **result.__dict__)
+            suffix = name if len(sites) > 1 else ""
             if finding.rows:
-                self.engine.record.write_table(
-                    self._table_name(check, part, name if len(sites) > 1 else ""), finding.rows
-                )
+                self.engine.record.write_table(self._table_name(check, part, suffix), finding.rows)
+            for table, rows in finding.tables.items():
+                self.engine.record.write_table(".".join(filter(None, [table, suffix])), rows)
         self._results[part.name] = results
         if results:
             self.engine.reporter.progress("", f"{part.name}: {check_headline(results).text}")
