@@ -89,7 +89,9 @@ class Omnibus:
         return self.node.read_file(VERSION_MANIFEST).decode().splitlines()[0].strip()
 
     def registry_version(self) -> str:
-        """e.g. `v4.32.0-gitlab`: of the installed program, by the file that reconfigure wrote (what the program printed)."""
+        """e.g. `v4.32.0-gitlab`: of the installed program, by the file that reconfigure wrote (what the program
+        printed).
+        """
         text = self.node.read_file(REGISTRY_VERSION).decode().strip()
         return text.split()[-1] if text else ""
 

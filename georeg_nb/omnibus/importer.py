@@ -22,7 +22,9 @@ _PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:\\.|[^"\\])*"|\S*)')
 
 
 def parse_log_line(line: str) -> dict[str, Any]:
-    """One line of the registry's log, in either format (`json`, or `text`, the package's default); {} for anything else."""
+    """One line of the registry's log, in either format (`json`, or `text`, the package's default); {} for anything
+    else.
+    """
     try:
         if line.startswith("{"):
             entry = json.loads(line)

@@ -35,6 +35,7 @@ from georeg_nb.site import Site, Sites
 
 HOLD_SETTING = gitlab_rb.assignment("gitlab_rails", ["geo_registry_replication_enabled"], False)
 DRAIN_LIMIT = 30 * 60.0  # seconds that running syncs get to end; a lease lasts up to 8 h (procedures 2.4)
+RESTART_LIMIT = 300.0  # puma needs a minute or more on a real node
 RESYNC_LIMIT = 4 * 3600.0
 RUNNER_LIMIT = 180.0  # `gitlab-rails runner` needs 20 to 60 s on a real node
 
@@ -130,9 +131,7 @@ class HoldImageSync(Step):
     def apply(self, site: Site) -> None:
         observe_other_types(site, "before")
         site.keep.save("hold", {"at": state.stamp()})
-        site.change_gitlab_rb(
-            self.name, {state.HOLD: HOLD_SETTING}, lambda package: _replication_is(package, False), "rails", "sidekiq"
-        )
+        _set_hold(site, self.name, HOLD_SETTING)
         deadline = time.monotonic() + DRAIN_LIMIT
         while running := syncs_running(site):
             if time.monotonic() > deadline:
@@ -158,19 +157,26 @@ class HoldImageSync(Step):
                 remedy="finish the other site; section 'release' ends the hold",
                 site=site.name,
             )
-        site.change_gitlab_rb(
-            f"{self.name}-undo", {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
-        )
+        _set_hold(site, f"{self.name}-undo", None)
         site.keep.remove("hold")
 
     def state_after_failure(self, site: Site) -> str:
         return state.describe(site)
 
 
-def _replication_is(package: Omnibus, wanted: bool) -> list[str]:
-    if package.gitlab_yml().replication_enabled is wanted:
+def _set_hold(site: Site, job: str, setting: str | None) -> None:
+    """Put the setting on every Rails node, or (None) take it away; done when it is rendered and GitLab answers
+    again.
+    """
+    wanted = setting is None
+
+    def differences(package: Omnibus) -> list[str]:
+        if package.gitlab_yml().replication_enabled is not wanted:
+            return [f"gitlab.yml does not have replication of images {'on' if wanted else 'off'}"]
+        site.gitlab.version()  # puma was restarted: the next steps ask this site through the primary
         return []
-    return [f"gitlab.yml does not have replication of images {'on' if wanted else 'off'}"]
+
+    site.change_gitlab_rb(job, {state.HOLD: setting}, differences, "rails", "sidekiq", patience=RESTART_LIMIT)
 
 
 def by_hand(site: Site, changes: dict[str, str | None], *roles: str) -> str | None:
@@ -269,9 +275,7 @@ class ReleaseImageSync(Step):
                 remedy="see the check 'every site equals its own snapshot'",
                 site=site.name,
             )
-        site.change_gitlab_rb(
-            self.name, {state.HOLD: None}, lambda package: _replication_is(package, True), "rails", "sidekiq"
-        )
+        _set_hold(site, self.name, None)
         site.keep.remove("hold")
 
     def verify(self, site: Site) -> Finding:
@@ -282,13 +286,7 @@ class ReleaseImageSync(Step):
 
     def undo(self, site: Site) -> None:
         site.keep.save("hold", {"at": state.stamp()})
-        site.change_gitlab_rb(
-            f"{self.name}-undo",
-            {state.HOLD: HOLD_SETTING},
-            lambda package: _replication_is(package, False),
-            "rails",
-            "sidekiq",
-        )
+        _set_hold(site, f"{self.name}-undo", HOLD_SETTING)
 
     def state_after_failure(self, site: Site) -> str:
         return state.describe(site)
