@@ -86,11 +86,11 @@ class Backend(ABC):
 
     @abstractmethod
     def has_manifest(self, repository: str, digest: str) -> bool:
-        """Whether the manifest is part of the repository."""
+        """Whether the manifest is part of the repository. Raises RepositoryUnknownError."""
 
     @abstractmethod
     def has_blob(self, repository: str, digest: str) -> bool:
-        """Whether a manifest of the repository may name the blob."""
+        """Whether a manifest of the repository may name the blob. Raises RepositoryUnknownError."""
 
     @abstractmethod
     def blob(self, repository: str, digest: str) -> StoredBlob:

@@ -152,6 +152,8 @@ class DatabaseBackend(Backend):
                 "AND m.repository_id = r.id WHERE r.path = %s AND r.deleted_at IS NULL AND m.digest = %s",
                 (repository, key),
             )
+            if row is None and find_repository(queries, repository) is None:
+                raise RepositoryUnknownError
             return row is not None
 
         return self._run(work)
@@ -222,7 +224,15 @@ class DatabaseBackend(Backend):
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """The row decides, whether the file is there or not."""
-        return self._run(lambda queries: self._linked(queries, repository, digest)) is not None
+
+        def work(queries: Queries) -> bool:
+            if self._linked(queries, repository, digest) is not None:
+                return True
+            if find_repository(queries, repository) is None:
+                raise RepositoryUnknownError
+            return False
+
+        return self._run(work)
 
     def blob(self, repository: str, digest: str) -> StoredBlob:
         found = self._run(lambda queries: self._linked(queries, repository, digest))

@@ -166,7 +166,7 @@ class Manifests(Handler):
         count, size = len(payload.references), len(payload.data)
         if 0 < limits.payload_size_limit < size:
             text = f"manifest payload size of {size} exceeds limit of {limits.payload_size_limit}"
-            raise APIError("MANIFEST_SIZE_LIMIT", text)
+            raise APIError("MANIFEST_SIZE_LIMIT", f"errors verifying manifest: {text}")
         if 0 < limits.reference_limit < count:
             raise APIError("MANIFEST_REFERENCE_LIMIT", [{"References": count, "Limit": limits.reference_limit}])
 
@@ -184,7 +184,7 @@ class Manifests(Handler):
             ask = self.backend.has_manifest if as_manifest else self.backend.has_blob
             return [] if ask(self.repository, reference.digest) else [unknown]
         except RepositoryUnknownError:
-            return [APIError("UNKNOWN", GO_ERROR), unknown]
+            return [unknown] if as_manifest and not payload.is_list else [APIError("UNKNOWN", GO_ERROR), unknown]
         except UnavailableError:
             return [APIError("UNAVAILABLE", GO_ERROR), unknown]
 
@@ -199,6 +199,8 @@ class Manifests(Handler):
     def _is_allowed(self, url: str) -> bool:
         validation = self.registry.config.validation
         rules = validation.manifests.urls
+        if any(character < " " or character == "\x7f" for character in url):
+            return False
         try:
             parts = urlsplit(url)
         except ValueError:

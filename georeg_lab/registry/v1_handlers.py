@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 SORTS = ("-name", "name", "-published_at", "published_at")
+TAG = r"[\w][\w.-]{0,127}"
+PART_OF_A_TAG = "^[a-zA-Z0-9._-]{1,128}$"
 SIZES = ("self", "self_with_descendants")
 
 
@@ -68,6 +71,14 @@ class V1Handler(Handler):
             raise APIError("INVALID_QUERY_PARAMETER_VALUE", detail)
         return value
 
+    def matching(self, name: str, pattern: str) -> str:
+        """A parameter that must match, or "". Raises APIError."""
+        value = self.query(name)
+        if value and not re.search(pattern, value, re.ASCII):
+            detail = f"the '{name}' query parameter value must match the pattern '{pattern}'"
+            raise APIError("INVALID_QUERY_PARAMETER_VALUE", detail)
+        return value
+
     def exclusive(self, one: str, other: str) -> None:
         """Raise APIError if both parameters are given."""
         if self.query(one) and self.query(other):
@@ -98,14 +109,17 @@ class V1Repository(V1Handler):
         wanted = self.choice("size", SIZES)
 
         def work(queries: Queries) -> dict[str, Any]:
+            result: dict[str, Any] = {"name": self.repository.rsplit("/", 1)[-1], "path": self.repository}
             row = v1_queries.repository(queries, self.repository)
             if row is None:
-                raise APIError("NAME_UNKNOWN")
+                namespace = v1_queries.namespace(queries, self.repository.split("/")[0])
+                if wanted != "self_with_descendants" or namespace is None:
+                    raise APIError("NAME_UNKNOWN")
+                nowhere = Repository(namespace, 0, self.repository, None)
+                return {**result, **_size(queries, nowhere, True), "created_at": ""}
             found, created, updated = row
-            result: dict[str, Any] = {"name": found.path.rsplit("/", 1)[-1], "path": found.path}
             if wanted:
-                result["size_bytes"] = v1_queries.size(queries, found, wanted != "self")
-                result["size_precision"] = "default"
+                result.update(_size(queries, found, wanted != "self"))
             result.update(_times(created, updated))
             if found.last_published_at:
                 result["last_published_at"] = time_text(found.last_published_at)
@@ -116,6 +130,10 @@ class V1Repository(V1Handler):
     def do_patch(self) -> None:
         """Rename: needs Redis, which the real program refuses to do without."""
         raise APIError("NOT_IMPLEMENTED", "the server is missing the dependency 'redis'")
+
+
+def _size(queries: Queries, found: Repository, below: bool) -> dict[str, Any]:
+    return {"size_bytes": v1_queries.size(queries, found, below), "size_precision": "default"}
 
 
 class V1Tags(V1Handler):
@@ -132,8 +150,8 @@ class V1Tags(V1Handler):
             size,
             self._place("last", by_time),
             self._place("before", by_time),
-            self.query("name"),
-            self.query("name_exact"),
+            self.matching("name", PART_OF_A_TAG),
+            self.matching("name_exact", TAG),
             by_time,
             sort.startswith("-"),
         )
@@ -154,9 +172,12 @@ class V1Tags(V1Handler):
         self.json(self.ask(work))
 
     def _place(self, name: str, by_time: bool) -> Place | None:
-        text = self.query(name)
-        if not text or not by_time:
+        if not by_time:
+            text = self.matching(name, TAG)
             return Place(text) if text else None
+        text = self.query(name)
+        if not text:
+            return None
         try:
             moment, _, tag = base64.b64decode(text, validate=True).decode().partition("|")
             return Place(tag, datetime.fromisoformat(moment))
