@@ -28,7 +28,9 @@ def declared_in_pyproject() -> dict[str, SpecifierSet]:
 def declared_in_environment() -> dict[str, SpecifierSet]:
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     texts = [entry for entry in entries if isinstance(entry, str) and entry != "pip"]
-    texts += [text for entry in entries if isinstance(entry, dict) for text in entry["pip"] if not text.startswith("-e")]
+    texts += [
+        text for entry in entries if isinstance(entry, dict) for text in entry["pip"] if not text.startswith("-e")
+    ]
     found = {r.name.lower(): r.specifier for r in map(Requirement, texts)}
     python = found.pop("python")
     assert python == SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
@@ -74,7 +76,9 @@ def tracked_files() -> list[Path]:
 
 def test_no_tracked_file_names_a_machine_or_a_package_host() -> None:
     hosts = ["files.python" + "hosted.org", "py" + "pi.org", "deb.deb" + "ian.org", "registry.npm" + "js.org"]
-    machine = re.compile("|".join([r"/ro" + r"ot/[.a-z]", r"/wo" + r"rk/(main|shared)", r"/home/[a-z]+/", *map(re.escape, hosts)]))
+    machine = re.compile(
+        "|".join([r"/ro" + r"ot/[.a-z]", r"/wo" + r"rk/(main|shared)", r"/home/[a-z]+/", *map(re.escape, hosts)])
+    )
     guilty = []
     for path in tracked_files():
         found = machine.search(path.read_text(errors="replace"))
