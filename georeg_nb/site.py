@@ -184,6 +184,15 @@ class Site:
             edit = partial(gitlab_rb.edit, changes=changes(package) if callable(changes) else changes)
             package.change(f"{self.name}-{step}", edit, partial(differences, package), patience=patience)
 
+    def leftovers(self) -> list[str]:
+        """What runs that were killed left on the nodes and nobody needs once every step is done."""
+        return [f"{name} on {package.node.name}" for package in self.packages() for name in package.leftovers()]
+
+    def tidy(self) -> None:
+        """Remove the leftovers."""
+        for package in self.packages():
+            package.tidy()
+
     def masked(self, text: str) -> str:
         """Text for a plan, without secrets."""
         redaction.register_from_gitlab_rb(text)

@@ -40,6 +40,7 @@ class Job:
     """One start of a detached command, as it was when looked at; `refresh` looks again.
 
     `state`: running; exited (`status` is its exit status); lost (no status: the node was restarted or the job killed).
+    `private`: its output may hold secrets, so it is forgotten as soon as it has been read to its end.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Job:
     pid: int | None
     transport: Transport = field(repr=False, compare=False)
     readonly: bool = field(default=False, repr=False, compare=False)
+    private: bool = field(default=False, compare=False)
 
     @property
     def folder(self) -> str:
@@ -165,6 +167,7 @@ def start(
     stdin: str | bytes | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    private: bool = False,
 ) -> Job:
     """Start a detached command, unless one of that name is running: then return that one. An ended one is replaced.
 
@@ -178,7 +181,7 @@ def start(
     running = [job for job in look(transport, name) if job.state == "running"]
     if running:
         return running[0]
-    description = json.dumps({"argv": list(argv), "cwd": cwd or "/"})
+    description = json.dumps({"argv": list(argv), "cwd": cwd or "/", "private": private})
     variables = [f"{key}={value}" for key, value in {**transport.environment(), **(env or {})}.items()]
     folder, working = transport.path(JOBS), transport.path(cwd or "/")
     launch = ["sh", "-c", SHELL, "georeg-job", "launch", SHELL, folder, name, str(present + 1), str(len(data)), working]
@@ -231,4 +234,4 @@ def _job(
         description = json.loads(transport.read(f"{job.folder}/description"))
     except (NodeFileMissing, ValueError):
         return job
-    return replace(job, argv=tuple(description["argv"]))
+    return replace(job, argv=tuple(description["argv"]), private=bool(description.get("private")))

@@ -107,10 +107,11 @@ class Node:
         stdin: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        private: bool = False,
     ) -> Job:
-        """Start a detached command; if one of that name is running, return that one. See `jobs.start`."""
+        """Start a detached command; if one of that name is running, return that one. See `jobs.start` and `Job`."""
         self._must_be_writable(f"start {' '.join(argv)}")
-        job = jobs.start(self.transport, name, argv, stdin=stdin, env=env, cwd=cwd)
+        job = jobs.start(self.transport, name, argv, stdin=stdin, env=env, cwd=cwd, private=private)
         self._tell("job", argv=list(argv), job=name, generation=job.generation)
         return job
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from georeg_nb import redaction
@@ -134,20 +135,55 @@ class Omnibus:
         *,
         limit: float = COMMAND_LIMIT,
         on_output: Callable[[str], object] | None = None,
+        private: bool = False,
     ) -> Job:
         """Start a detached command, or follow the one of that name that is running; return it ended, whatever its
-        status.
+        status. `private`: its output may hold secrets, and the caller forgets it.
         """
         present = self.node.job(name)
         if present and present.state == "running":
             self._progress(f"{name} is already running: following it")
-        job = self.node.start_job(name, argv)
+        job = self.node.start_job(name, argv, private=private)
         return job.wait(limit, on_output)
 
     def reconfigure(self, name: str) -> None:
-        """`gitlab-ctl reconfigure` as a job. Raises CommandFailed, JobLost or CommandTimeout."""
+        """`gitlab-ctl reconfigure` as a job. Raises CommandFailed, JobLost or CommandTimeout.
+
+        It prints the changes of config.yml with their secrets (procedures 4.5): nothing of it stays on the node.
+        """
         self._progress("gitlab-ctl reconfigure")
-        self.run_job(name, RECONFIGURE, limit=RECONFIGURE_LIMIT).check()
+        job = self.run_job(name, RECONFIGURE, limit=RECONFIGURE_LIMIT, private=True)
+        try:
+            if job.status != 0:
+                self._mask_secrets()
+            job.check()
+        finally:
+            job.forget()
+
+    def _mask_secrets(self) -> None:
+        """Whatever GitLab generated for itself may stand in what a failed command says."""
+        with suppress(NodeFileMissing):
+            redaction.register_from_yaml(self._read(SECRETS))
+
+    def leftovers(self) -> list[str]:
+        """What runs that were killed left here: output that may hold secrets, and copies of gitlab.rb."""
+        return [*(job.name for job in self._private_jobs()), *self._copies()]
+
+    def tidy(self) -> None:
+        """Remove the leftovers. For when nothing is left to do: until then a copy may be what somebody needs."""
+        for job in self._private_jobs():
+            job.forget()
+        for path in self._copies():
+            self.node.remove_file(path)
+
+    def _private_jobs(self) -> list[Job]:
+        return [job for job in self.node.jobs() if job.private and job.state != "running"]
+
+    def _copies(self) -> list[str]:
+        try:
+            return [f"{BACKUPS}/{name}" for name in self.node.list_dir(BACKUPS)]
+        except NodeFileMissing:
+            return []
 
     # gitlab.rb as a unit
 
@@ -162,7 +198,7 @@ class Omnibus:
         """
         left = self.node.job(name)
         if left and left.state == "running":
-            self.run_job(name, RECONFIGURE, limit=RECONFIGURE_LIMIT)
+            self.run_job(name, RECONFIGURE, limit=RECONFIGURE_LIMIT).forget()
         backup = f"{BACKUPS}/{name}.gitlab.rb"
         text = self.gitlab_rb()
         after, before = edit(text), text
@@ -209,6 +245,7 @@ class Omnibus:
             ) from error
         self._progress("putting gitlab.rb back")
         self.node.write_file(GITLAB_RB, before.encode())
+        self.node.remove_file(backup)
         try:
             self.reconfigure(f"{name}-back")
         except GeoregError as second:
@@ -217,7 +254,6 @@ class Omnibus:
                 remedy=f"run `gitlab-ctl reconfigure` on {self.node.name} and mend what it says; then run this again",
                 node=self.node.name,
             ) from error
-        self.node.remove_file(backup)
         raise StepFailed(
             f"{error.message}\n  gitlab.rb was put back and reconfigured: the node is as it was before",
             remedy=error.remedy or "mend the cause, then run this again: nothing else was changed",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from georeg_nb.runbook.checking import ask, log_traceback
 from georeg_nb.runbook.crash import AFTER_APPLY, BEFORE, CrashPoint
 from georeg_nb.runbook.findings import Check, Finding
 from georeg_nb.runbook.interrupts import Interrupted, exit_code, termination_interrupts
-from georeg_nb.runbook.locks import SiteLocks
+from georeg_nb.runbook.locks import SiteLocks, is_dead, read_holder
 from georeg_nb.runbook.model import Change, Plan
 from georeg_nb.runbook.refs import Ref
 from georeg_nb.runbook.reporter import Reporter
@@ -148,6 +149,15 @@ class Engine:
             raise self._failed(ref, error) from error
         self.ledger.append("step.undone", step=ref.id, site=ref.site.name)
         self.approvals.fall(ref, "")  # or the next 'run all' would do it again
+
+    def tidy(self) -> None:
+        """Remove what killed runs left on the sites: their locks, output with secrets, copies of gitlab.rb."""
+        for site in self.sites.all:
+            with suppress(GeoregError):  # someone else works there now, or it does not answer: the next run does it
+                holder = read_holder(site)
+                if site.leftovers() or (holder and is_dead(holder)):
+                    self.locks.take(site)
+                    site.tidy()
 
     def running_jobs(self, site: Any) -> list[str]:
         """The jobs that go on on the site's nodes by themselves: 'name on node'."""

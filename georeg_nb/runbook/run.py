@@ -8,7 +8,7 @@ from typing import Any
 
 from georeg_nb.display import Document, Headline
 from georeg_nb.errors import GeoregError, VerificationDiffers
-from georeg_nb.ledger import Ledger, StepOutcome, verdict
+from georeg_nb.ledger import COMPLETE, Ledger, StepOutcome, verdict
 from georeg_nb.records import Record, hostname, operator
 from georeg_nb.runbook.approvals import Approvals
 from georeg_nb.runbook.engine import Engine
@@ -129,6 +129,9 @@ class Run:
 
         Raises VerificationDiffers after showing it, when the sites do not hold the same images.
         """
+        before = verdict(self.ledger.entries())
+        if not before.planned and all(outcome.outcome in COMPLETE for outcome in before.outcomes):
+            self._engine.tidy()
         self.close()
         self.ledger.append("run.closed")
         result = verdict(self.ledger.entries())

@@ -117,6 +117,11 @@ class FakeSite:
     def set(self, **facts: Any) -> None:
         self.rails_node.write_file("/facts.json", json.dumps({**self.facts, **facts}).encode())
 
+    def leftovers(self) -> list[str]:
+        return []
+
+    def tidy(self) -> None: ...
+
     def progress(self, text: str, fraction: float | None = None) -> None:
         if self.observer:
             self.observer.progress(self.name, text, fraction)

@@ -61,6 +61,11 @@ class FakeJob:
     def stderr(self) -> str:
         return ""
 
+    private: bool = False
+
+    def forget(self) -> None:
+        self.text = ""
+
     def check(self) -> FakeJob:
         from georeg_nb.errors import CommandFailed, JobLost
 
