@@ -334,11 +334,8 @@ class _Reading:
                 ended = self.outcomes.get(outcome.step)
                 # Without an end the kernel died in the middle of it: that is a step that failed, not a person's wish.
                 add(int(ended.get("exit_code", 130)) if ended else 4, f"{outcome.step}: {outcome.reason}")
-        for result in checks:
-            if result.verdict == "failed":
-                where = f" on {result.site}" if result.site else ""
-                advice = f"\nWhat to do: {result.remedy}" if result.remedy else ""
-                add(6 if result.verifies else 3, f"{result.title}{where}: {result.found}{advice}")
+        for code, text in _failed_checks(checks):
+            add(code, text)
         if self.approving:
             waiting = [outcome.step for outcome in outcomes if outcome.outcome == "not approved"]
             if waiting:
@@ -352,6 +349,22 @@ class _Reading:
             add(int(self.runner_error.get("exit_code", 1)), str(self.runner_error["error"]))
         problems = [text for code in _GRAVEST_FIRST for text in codes.get(code, ())]
         return next((code for code in _GRAVEST_FIRST if code in codes), 0), problems
+
+
+def _failed_checks(checks: Iterable[CheckResult]) -> list[tuple[int, str]]:
+    """(exit code, what is wrong and what to do). Checks that fail for one and the same reason are one problem."""
+    same: dict[tuple[int, str, str, str, str], list[str]] = {}
+    for result in checks:
+        if result.verdict == "failed":
+            key = (6 if result.verifies else 3, result.site, result.found, result.expected, result.remedy)
+            same.setdefault(key, []).append(result.title)
+    problems = []
+    for (code, site, found, expected, remedy), titles in same.items():
+        where = f" on {site}" if site else ""
+        wanted = f" (expected: {expected})" if expected else ""
+        advice = f"\nWhat to do: {remedy}" if remedy else ""
+        problems.append((code, f"{'; '.join(titles)}{where}: {found}{wanted}{advice}"))
+    return problems
 
 
 _GRAVEST_FIRST = (143, 130, 2, 4, 3, 6, 1, 5)

@@ -346,7 +346,15 @@ class Summary(View):
         if verdict.planned and verdict.exit_code == 0:
             word = "waits for approval" if any(o.outcome == "not approved" for o in verdict.outcomes) else "no-op"
             blocks = [Headline(word, verdict.headline)]
-        blocks.append(outcome_table(verdict.outcomes))
+        problems: list[Block] = []
+        if verdict.problems:
+            problems = [Heading("What stands in the way")]
+            problems += [Text(problem, "bad" if verdict.exit_code != 5 else "care") for problem in verdict.problems]
+        if verdict.outcomes and all(outcome.outcome == "not reached" for outcome in verdict.outcomes):
+            nothing = "" if verdict.changed else " Nothing was changed."
+            blocks.append(Text(f"None of {_plural(len(verdict.outcomes), 'step')} was reached.{nothing}"))
+        else:
+            blocks.append(outcome_table(verdict.outcomes))
         verifying = [result for result in verdict.checks if result.verifies]
         if verifying:
             rows = [_check_row(result, True) for result in verifying]
@@ -354,9 +362,7 @@ class Summary(View):
                 Heading("Verification"),
                 Table(["verdict", "check", "site", "expected", "found"], rows, ("verdict",)),
             ]
-        if verdict.problems:
-            blocks.append(Heading("What stands in the way"))
-            blocks.extend(Text(problem, "bad" if verdict.exit_code != 5 else "care") for problem in verdict.problems)
+        blocks += problems
         if verdict.exit_code and verdict.changed:
             blocks.append(Text("Changed so far, and still so: " + ", ".join(verdict.changed), "care"))
         if next_command:
