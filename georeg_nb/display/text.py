@@ -77,7 +77,13 @@ def _table(table: Table) -> Iterator[RenderableType]:
     columns = [column for column in table.columns if column != table.below]
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=column in table.words or column in _UNBROKEN)
+        longest = max((len(str(row.get(column, ""))) for row in table.rows), default=0)
+        grid.add_column(
+            column,
+            overflow="fold",
+            no_wrap=column in table.words or column in _UNBROKEN,
+            min_width=min(longest, 40) if column == "repository" else None,
+        )
     for row in table.rows:
         grid.add_row(*(_cell(row.get(column, ""), column in table.words) for column in columns))
     yield grid
