@@ -198,7 +198,17 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
         time.sleep(SETTLE_SECONDS)
         return once()
 
-    return second_look(once(), again)
+    first = once()
+
+    def pending() -> frozenset[str]:
+        """Repositories that differ and that Geo has yet to sync."""
+        states = {record.repository: record.state for record in primary.gitlab.sync_records(geo_site(secondary))}
+        paths = {one.repository for one in first.differences}
+        ids = {path: primary.gitlab.repository_id(path) for path in paths}
+        waiting = ("PENDING", "STARTED")
+        return frozenset(p for p, n in ids.items() if n is not None and states.get(str(n), "PENDING") in waiting)
+
+    return second_look(first, again, pending=pending)
 
 
 @check(

@@ -208,6 +208,43 @@ def test_a_step_that_fails_leaves_the_site_writable_and_the_next_run_finishes(
     assert_migrated(world)
 
 
+def test_an_import_that_died_unwatched_lets_pushes_in_and_waits_for_its_approval(tmp_path: Path) -> None:
+    world = World()
+    world.fail = {"secondary-import": "running"}
+    world._import = lambda *_: _raise(Killed())  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run_all(world, tmp_path)
+    world.secondary.node.kept_jobs["secondary-import"].state = "lost"
+    world.secondary.database.tags.update(list(TAGS.items())[:2])
+    world.fail = {}
+    del world._import
+    assert state.read_only_nodes(world.secondary)
+    result = run_all(world, tmp_path)
+    assert outcomes(result)["secondary.import/let-pushes-in"] == "done"
+    assert outcomes(result)["secondary.import/clear-half-import"] == "not approved"
+    assert_as_before(world.secondary)
+    assert run_all(world, tmp_path, approve=("all", "secondary.import/clear-half-import")).exit_code == 0
+    assert_migrated(world)
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def test_everything_after_an_import_that_died_can_be_approved_at_once(tmp_path: Path) -> None:
+    world = World()
+    world.fail = {"secondary-import": "running"}
+    world._import = lambda *_: _raise(Killed())  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run_all(world, tmp_path)
+    world.secondary.node.kept_jobs["secondary-import"].state = "lost"
+    world.secondary.database.tags.update(list(TAGS.items())[:2])
+    world.fail = {}
+    del world._import
+    assert run_all(world, tmp_path, approve=("all", "secondary.import/clear-half-import")).exit_code == 0
+    assert_migrated(world)
+
+
 def test_a_half_finished_import_waits_for_its_own_approval(tmp_path: Path) -> None:
     world = World()
     world.fail = {"secondary-import": "1"}
@@ -415,7 +452,7 @@ def test_undo_of_read_only_lets_pushes_in(tmp_path: Path) -> None:
     assert state.window(world.secondary).outcome == "given up"  # type: ignore[union-attr]
 
 
-EARLY = ("backup", "connect-database", "migrate-schema", "clear-half-import", "read-only", "snapshot")
+EARLY = ("backup", "connect-database", "migrate-schema", "read-only", "snapshot")
 
 
 def test_the_quick_way_back_while_nothing_was_pushed(tmp_path: Path) -> None:
@@ -507,6 +544,18 @@ def test_differences_between_the_sites_end_with_6(tmp_path: Path) -> None:
     found = {result.check: result for result in verdict(run.ledger.entries()).checks}
     text = str(found["same_images"].found)
     assert "acme/app:latest (missing)" in text and "acme/app:1.0 (differing)" in text and "acme/extra:x (extra)" in text
+
+
+def test_what_geo_has_yet_to_sync_is_in_flight_and_no_difference(tmp_path: Path) -> None:
+    world = World()
+    assert run_all(world, tmp_path).exit_code == 0
+    world.primary.database.tags["acme/app", "new"] = "sha256:" + "8" * 64
+    world.records[0] = replace(world.records[0], state="PENDING")
+    run = world.open(tmp_path)
+    run.check("verify")
+    run.close()
+    found = {check.check: check for check in verdict(run.ledger.entries()).checks}["same_images"]
+    assert (found.verdict, "in flight" in found.found) == ("warning", True)
 
 
 @pytest.mark.parametrize(

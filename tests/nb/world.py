@@ -337,7 +337,7 @@ class FakeGitLab:
         return [r for r in self.world.records if r.last_synced_at is None or r.last_synced_at < since]
 
     def repository_id(self, path: str) -> int | None:
-        return 7
+        return self.world.repository_ids.get(path, 1)
 
 
 class Quiet:
@@ -440,6 +440,7 @@ class World:
         self.token_status = 0
         self.syncs_running = 0
         self.replicates = True
+        self.repository_ids: dict[str, int | None] = {"acme/old": 7}
         self.events: list[tuple[str, str, str]] = []
         self.fail: dict[str, str] = {}  # part of a job's name → how it fails: status, lost, silent, not enabled
         self.lost: set[tuple[str, str]] = set()  # what the importer leaves behind

@@ -8,7 +8,7 @@ from georeg_nb.procedures.import_metadata import checks
 from georeg_nb.procedures.import_metadata.importing import Compare, Import, TakeSnapshot
 from georeg_nb.procedures.import_metadata.prepare import Backup, ClearHalfImport, ConnectDatabase, MigrateSchema
 from georeg_nb.procedures.import_metadata.switch import EnableDatabase, RecomputeChecksums, Writable
-from georeg_nb.procedures.import_metadata.window import ReadOnly
+from georeg_nb.procedures.import_metadata.window import LetPushesIn, ReadOnly
 from georeg_nb.runbook import Procedure
 
 IMPORT = Procedure(
@@ -28,6 +28,7 @@ IMPORT = Procedure(
         Backup(),
         ConnectDatabase(),
         MigrateSchema(),
+        LetPushesIn(),
         ClearHalfImport(),
         ReadOnly(),
         TakeSnapshot(),

@@ -28,6 +28,13 @@ def import_runs(site: Site) -> bool:
     return any(job is not None and job.state == "running" for job in jobs)
 
 
+def import_died(site: Site) -> bool:
+    """Whether an import in the window that is open now was killed in the middle: it cannot be continued."""
+    if state.open_window(site) is None or import_runs(site):
+        return False
+    return site.metadata_db.count("tags") > 0 and not state.imported(site)
+
+
 def recent_forecast(site: Site) -> Forecast:
     """The forecast, made anew unless it is younger than a minute, or than twice the time that it took."""
     kept: tuple[float, Forecast] | None = site.__dict__.get("_forecast")

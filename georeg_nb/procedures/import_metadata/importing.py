@@ -34,7 +34,9 @@ class TakeSnapshot(ImportStep):
         if state.on_own_database(site):
             return Done(checks.MOVED)
         kept = state.valid_snapshot(site)
-        return Done(f"{len(kept.tags)} tags, taken {kept.taken}") if kept else False
+        if kept is None or checks.import_died(site):
+            return False
+        return Done(f"{len(kept.tags)} tags, taken {kept.taken}")
 
     def plan(self, site: Site) -> Plan:
         return Plan(
@@ -69,7 +71,6 @@ class Import(ImportStep):
     title = "Import the metadata (one-step)"
     evidence = "run"
     source = "procedures 2.6 One-step"
-    needs = (checks.image_sync_is_held, checks.schema_is_current)
 
     def is_done(self, site: Site) -> bool | Done:
         if state.on_own_database(site):
@@ -127,14 +128,23 @@ class Import(ImportStep):
 
     @staticmethod
     def _may_start(site: Site) -> None:
-        """Read again in the window itself: from here on every guard that the importer lacks is ours (registry 0)."""
+        """Read again in the window itself: every guard that the importer lacks is ours (registry 0).
+
+        Not as `needs`: what does not hold here must also let pushes in again.
+        """
         problems = []
         refused = window.refused_everywhere(site)
         if refused.failed:
             problems.append(refused.found)
         if state.valid_snapshot(site) is None:
             problems.append("there is no snapshot of this window")
-        for question in (checks.registry_is_legacy, checks.tags_table_is_empty, checks.nobody_else_connected):
+        for question in (
+            checks.registry_is_legacy,
+            checks.image_sync_is_held,
+            checks.schema_is_current,
+            checks.tags_table_is_empty,
+            checks.nobody_else_connected,
+        ):
             finding = question(site)
             if finding.verdict != "passed":
                 problems.append(f"{question.title}: {finding.found}")

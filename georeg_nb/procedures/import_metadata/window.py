@@ -89,7 +89,7 @@ class ReadOnly(ImportStep):
     def is_done(self, site: Site) -> bool | Done:
         if state.on_own_database(site):
             return Done(checks.MOVED)
-        if state.open_window(site) is None:
+        if state.open_window(site) is None or checks.import_died(site):
             return False
         return Done("pushes are refused") if refused_everywhere(site).verdict == "passed" else False
 
@@ -163,6 +163,33 @@ def registry_down(package: Omnibus) -> list[str]:
 
 
 # giving up
+
+
+class LetPushesIn(ImportStep):
+    """An import that was killed leaves its window open: it is closed first, whatever is decided about the rest."""
+
+    name = "let-pushes-in"
+    title = "Let pushes in again where an import died"
+    interrupts = "the registry restarts (seconds); then pushes are accepted again"
+    evidence = "run"
+    source = "procedures 2.6 After a failure"
+
+    def is_done(self, site: Site) -> bool | Done:
+        if state.on_own_database(site):
+            return Done(checks.MOVED)
+        return False if checks.import_died(site) else Done("no import died here")
+
+    def manual(self, site: Site) -> str | None:
+        return by_hand(site, {state.READ_ONLY: None}, "registry")
+
+    def plan(self, site: Site) -> Plan:
+        return Plan(state.file_changes(site, {state.READ_ONLY: None}, "registry"), duration="1 to 5 min")
+
+    def apply(self, site: Site) -> None:
+        let_pushes_in(site)
+
+    def verify(self, site: Site) -> Finding:
+        return accepted_everywhere(site)
 
 
 def let_pushes_in(site: Site) -> None:
