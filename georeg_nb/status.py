@@ -12,6 +12,7 @@ from typing import Any
 from georeg_nb.display import Block, Code, Document, Facts, Headline, Table
 from georeg_nb.errors import GeoregError
 from georeg_nb.procedures import state
+from georeg_nb.procedures.import_metadata import window
 from georeg_nb.records import RUN_ID, base_folder
 from georeg_nb.runbook.locks import describe, is_dead, read_holder
 
@@ -30,18 +31,25 @@ class SiteStatus:
 
     @property
     def read_only(self) -> bool:
-        return any(node["pushes"] == "REFUSED" for node in self.nodes)
+        return any("REFUSED" in node["pushes"] for node in self.nodes)
 
 
 def look(site: Any) -> SiteStatus:
     """Look at one site through its read-only view. A site that does not answer is a result, not an error."""
     view = site.read_only_view()
     try:
+        jobs = tuple(
+            f"{job.name} on {node.name}" for node in view.nodes for job in node.jobs() if job.state == "running"
+        )
+        answers = _answers(view, bool(jobs))
         return SiteStatus(
             site.name,
             site.role,
-            tuple(_node(site.name, package.node.name, config) for package, config in state.registry_configs(view)),
-            tuple(f"{job.name} on {node.name}" for node in view.nodes for job in node.jobs() if job.state == "running"),
+            tuple(
+                _node(site.name, package.node.name, config, answers.get(package.node.name))
+                for package, config in state.registry_configs(view)
+            ),
+            jobs,
             read_holder(view),
             state.is_held(view) if site.role == "secondary" else None,
         )
@@ -49,15 +57,36 @@ def look(site: Any) -> SiteStatus:
         return SiteStatus(site.name, site.role, problem=str(error).splitlines()[0])
 
 
-def _node(site: str, name: str, config: Any) -> dict[str, str]:
+def _answers(site: Any, changing: bool) -> dict[str, str]:
+    """Node → what its registry does with a push: "REFUSED", "accepted" or "no answer". Empty while nothing is going on.
+
+    After a kill in the middle of a reconfigure config.yml may say what the running registry does not know yet. So where
+    a window was begun and not closed, or a job is at work, the registry itself is asked (an upload, cancelled at once).
+    """
+    begun = state.window(site)
+    if not (changing or state.read_only_nodes(site) or (begun and not begun.closed)):
+        return {}
+    try:
+        return {name: "REFUSED" if refused else "accepted" for name, refused in window.upload_answers(site).items()}
+    except GeoregError:
+        return {node.name: "no answer" for node in site.registry_nodes}
+
+
+def _node(site: str, name: str, config: Any, answer: str | None) -> dict[str, str]:
     if config is None:
         return {"site": site, "registry node": name, "metadata": "no registry configured", "pushes": "–"}
     return {
         "site": site,
         "registry node": name,
         "metadata": str(config.mode),
-        "pushes": "REFUSED" if config.read_only else "accepted",
+        "pushes": _pushes("REFUSED" if config.read_only else "accepted", answer),
     }
+
+
+def _pushes(configured: str, answer: str | None) -> str:
+    if answer in (None, configured):
+        return configured
+    return f"{answer} (by config.yml, which the registry has not taken up yet: {configured})"
 
 
 def next_safe_command(sites: list[SiteStatus], scenario: str, file: str) -> tuple[str, str]:
