@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from georeg_nb.metadata_db import Bucket, MetadataDB
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["missing", "extra", "differing"]
 Tags = Mapping[tuple[str, str], str]
@@ -103,6 +104,8 @@ class Comparison:
 
     def frame(self) -> pd.DataFrame:
         """The rows as a pandas table."""
+        import pandas as pd  # half a second that `georeg status` and a run without tables need not spend
+
         return pd.DataFrame(self.rows())
 
     def difference_rows(self) -> list[dict[str, Any]]:
