@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from observe import file_hashes
-from workplace import Workplace
+from workplace import Workplace, changes
 
 from georeg_lab.faults import FAULTS
 from georeg_lab.layout import inside
@@ -18,6 +18,7 @@ from georeg_lab.sites import LabSites
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("faults")]
 
 Sites = dict[str, Any]
+IN_CLEAR = "correct-horse-battery"
 
 
 def swapped(sites: Sites) -> None:
@@ -45,71 +46,114 @@ def no_authority(sites: Sites) -> None:
 
 
 def secret_in_clear(sites: Sites) -> None:
-    sites["primary"]["database"]["password"] = "correct-horse-battery"
+    sites["primary"]["database"]["password"] = IN_CLEAR
 
 
 def misspelt(sites: Sites) -> None:
     sites["primary"]["databse"] = sites["primary"].pop("database")
 
 
-def other_version(lab: LabSites) -> None:
-    for site in ("primary", "secondary"):
-        manifest = inside(lab.lab.node_root(site), "/opt/gitlab/version-manifest.txt")
-        lines = manifest.read_text().splitlines()
-        manifest.write_text("\n".join(["gitlab-ee 17.2.9", *lines[1:]]) + "\n")
+@contextmanager
+def other_version(lab: LabSites) -> Iterator[None]:
+    """Both nodes have the files of an older package."""
+    manifests = [
+        inside(lab.lab.node_root(site), "/opt/gitlab/version-manifest.txt") for site in ("primary", "secondary")
+    ]
+    right = [manifest.read_text() for manifest in manifests]
+    for manifest, text in zip(manifests, right, strict=True):
+        manifest.write_text(text.replace(text.splitlines()[0], "gitlab-ee 17.2.9"))
+    try:
+        yield
+    finally:
+        for manifest, text in zip(manifests, right, strict=True):
+            manifest.write_text(text)
 
 
-def not_empty(lab: LabSites) -> None:
+@contextmanager
+def not_empty(lab: LabSites) -> Iterator[None]:
+    """The secondary's database holds a table of somebody's."""
     import psycopg
 
-    lab.run("secondary", "gitlab-ctl", "status")
-    with psycopg.connect(lab.metadata_dsn("secondary")) as connection:
-        connection.execute("CREATE TABLE tags (id bigint)")
-        connection.execute("INSERT INTO tags VALUES (1)")
+    with psycopg.connect(lab.metadata_dsn("secondary"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE tags AS SELECT 1 AS id")
+        try:
+            yield
+        finally:
+            connection.execute("DROP TABLE tags")
+
+
+Condition = Callable[[LabSites], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Case:
+    """`sites` alter the inventory, `lab` are conditions of the sites; each of `says` must be said."""
+
     name: str
     status: int
     says: tuple[str, ...]
-    sites: Callable[[Sites], None] | None = None
-    lab: Callable[[LabSites], None] | None = None
-    fault: str = ""
+    sites: tuple[Callable[[Sites], None], ...] = ()
+    lab: tuple[Condition, ...] = ()
 
 
 CASES = [
-    Case("misspelt key", 2, ("databse", "database", "sites.yml:"), sites=misspelt),
-    Case("secret in clear", 2, ("password", "env:"), sites=secret_in_clear),
-    Case("missing certificate authority", 2, ("no/such/ca.crt",), sites=missing_authority),
-    Case("same database twice", 2, ("database",), sites=same_database),
-    Case("sites swapped", 3, ("primary", "secondary"), sites=swapped),
-    Case("same server under two names", 3, ("same",), sites=same_server_by_another_name),
-    Case("host does not answer", 3, ("127.0.0.1:9",), sites=silent_host),
-    Case("authority not given", 3, ("ca",), sites=no_authority),
-    Case("wrong token", 3, ("token",), fault="wrong-token"),
-    Case("database is a standby", 3, ("recovery",), fault="secondary-database-is-standby"),
-    Case("database down", 3, ("database",), fault="database-down"),
-    Case("unsupported version", 3, ("17.2.9", "17.5"), lab=other_version),
-    Case("database not empty", 3, ("tags",), lab=not_empty),
+    Case("misspelt key", 2, ("sites.yml:", "databse", "did you mean database?"), (misspelt,)),
+    Case("secret in clear", 2, ("sites.yml:", "password", "env:NAME"), (secret_in_clear,)),
+    Case("missing certificate authority", 2, ("sites.yml:", "no/such/ca.crt"), (missing_authority,)),
+    Case("same database twice", 2, ("sites.yml:", "each site needs its own"), (same_database,)),
+    Case("sites swapped", 3, ("are primary and secondary swapped in the sites file?",), (swapped,)),
+    Case("host does not answer", 3, ("127.0.0.1:9", "check host and port"), (silent_host,)),
+    Case(
+        "same server under two names, and an authority not given",
+        3,
+        ("have the same server", "give each site its own PostgreSQL server", "set `ca` to the site's authority"),
+        (same_server_by_another_name, no_authority),
+    ),
+    Case("wrong token", 3, ("wrong, expired or revoked", "make a personal access token"), lab=(FAULTS["wrong-token"],)),
+    Case(
+        "database is a standby",
+        3,
+        ("in recovery", "every site needs a writable database of its own"),
+        lab=(FAULTS["secondary-database-is-standby"],),
+    ),
+    Case("database down", 3, ("refuses", "is PostgreSQL running there"), lab=(FAULTS["database-down"],)),
+    Case(
+        "unsupported version, and a database that is not empty",
+        3,
+        ("17.2.9", "17.5 or later", "upgrade both sites first", ": tags", "give the site an empty database"),
+        lab=(other_version, not_empty),
+    ),
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_after_the_first_start(lab: LabSites) -> None:
+    """One reset for all cases: each takes back what it did, and the runs change nothing."""
+    lab.reset()
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_wrong_input_is_refused(case: Case, fresh_workplace: Workplace) -> None:
-    lab = fresh_workplace.lab
-    if case.sites:
-        fresh_workplace.change_sites(case.sites)
-    if case.lab:
-        case.lab(lab)
-    fault: AbstractContextManager[None] = FAULTS[case.fault](lab) if case.fault else nullcontext()
-    with fault:
+def test_wrong_input_is_refused(case: Case, workplace: Workplace) -> None:
+    lab = workplace.lab
+    for change in case.sites:
+        workplace.change_sites(change)
+    with ExitStack() as conditions:
+        for condition in case.lab:
+            conditions.enter_context(condition(lab))
         before = file_hashes(lab)
-        run = fresh_workplace.run("--approve", "all")
+        run = workplace.run("--approve", "all")
         after = file_hashes(lab)
 
     assert run.status == case.status, run.output
-    for words in case.says:
-        assert words in run.output
+    said = " ".join(run.output.split())
+    assert [words for words in case.says if words not in said] == [], run.output
     assert "Traceback" not in run.output
     assert after == before
+    if case.status == 2:
+        assert "nothing was contacted" in said
+        assert not workplace.records.exists() or not list(workplace.records.iterdir())
+        assert IN_CLEAR not in run.output
+    else:
+        assert "Nothing was changed" in said
+        assert changes(run.ledger) == []
+        assert not (run.record / "errors.log").exists(), (run.record / "errors.log").read_text()
