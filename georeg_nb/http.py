@@ -70,6 +70,7 @@ class HttpSession:
 
     `base` is what paths are appended to. `site` is named in errors. `retries` counts the further attempts after
     connection errors, time-outs and 429/502/503/504, for requests that may be repeated; `sleep` is the pause between.
+    An address that gave no answer through all of them is asked only once each time, until it answers again.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class HttpSession:
         self.timeout = timeout
         self.retries = retries
         self._sleep = sleep
+        self._silent = False
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -141,16 +143,18 @@ class HttpSession:
         """
         url = self.url(path)
         repeat = method in IDEMPOTENT if repeat is None else repeat
-        left = self.retries if repeat else 0
+        left = self.retries if repeat and not self._silent else 0
         options = {"headers": headers, "params": params, "json": json, "data": data, "timeout": timeout}
         for attempt in range(left + 1):
             try:
                 response = self._once(method, url, auth or self.auth, follow, max_bytes, options)
             except requests.RequestException as error:
                 if attempt == left or not _may_pass(error):
+                    self._silent = self._silent or (repeat and _may_pass(error))
                     raise self._no_answer(method, url, error) from None
                 self._sleep(_pause(attempt))
                 continue
+            self._silent = False
             if response.status_code in RETRIED_STATUS and response.status_code not in ok and attempt < left:
                 self._sleep(_retry_after(response) or _pause(attempt))
                 continue

@@ -182,6 +182,21 @@ def test_nobody_answers() -> None:
         assert "no answer in time" in str(no_answer(f"http://127.0.0.1:{silent.getsockname()[1]}"))
 
 
+def test_who_gave_no_answer_is_asked_once_until_it_answers(server: ScriptedServer, pauses: list[float]) -> None:
+    """A host that is down must not cost every check of it the whole patience."""
+    lost = Answer(drop=True)
+    server.plan("GET", "/a", lost, lost, lost, lost, lost, Answer(), lost, Answer())
+    with HttpSession(server.url, sleep=pauses.append, timeout=(2, 2)) as session:
+        for patience in (3, 0):
+            pauses.clear()
+            with pytest.raises(Unreachable):
+                session.get("/a")
+            assert len(pauses) == patience
+        assert session.get("/a").status_code == 200
+        assert session.get("/a").status_code == 200  # patient again
+        assert len(pauses) == 1
+
+
 def test_no_such_host() -> None:
     assert "the host name is unknown" in str(no_answer("https://no-such-host.invalid"))
 
