@@ -194,9 +194,6 @@ def serve(config: Config, config_path: str, argv0: str) -> int:
     except server_setup.StartError as error:
         print(f"creating new registry instance: configuring application: {error}", file=sys.stderr)
         return 1
-    except server_setup.Panic as error:
-        print(f"panic: {error}", file=sys.stderr)
-        return 2
     try:
         asyncio.run(_run(registry))
     except ListenError as error:

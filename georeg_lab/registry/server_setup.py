@@ -45,10 +45,6 @@ class StartError(Exception):
     """The registry does not start; the message follows `configuring application: `."""
 
 
-class Panic(Exception):
-    """The real program panics here: exit code 2."""
-
-
 def is_enforced() -> bool:
     """Whether lockfiles are looked at: `REGISTRY_FF_ENFORCE_LOCKFILES`, off by default. Source: registry fact 6."""
     return os.environ.get("REGISTRY_FF_ENFORCE_LOCKFILES", "").lower() in ("true", "1", "t")
@@ -73,13 +69,13 @@ def read_only(config: Config) -> bool:
 
 
 def purging(config: Config, is_read_only: bool) -> uploads.Purging:
-    """The upload purger's settings; off in read-only mode. Raises Panic."""
+    """The upload purger's settings; off in read-only mode. Raises StartError."""
     if is_read_only:
         return uploads.Purging(enabled=False)
     try:
         return uploads.Purging.read(config.storage.maintenance.get("uploadpurging"))
     except ValueError as error:
-        raise Panic(f"Unable to parse upload purge configuration: {error}") from None
+        raise StartError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def _lock_filesystem(files: Storage, locks: Lockfiles, log: Logger) -> None:
 
 
 def build(config: Config, log: Logger) -> Registry:
-    """Everything that a running registry needs, short of the listener. Raises StartError, Panic."""
+    """Everything that a running registry needs, short of the listener. Raises StartError."""
     if config.storage.driver != "filesystem":
         raise StartError(f"StorageDriver not registered: {config.storage.driver}")
     files = Storage(config.storage.root)

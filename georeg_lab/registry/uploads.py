@@ -20,6 +20,7 @@ from georeg_lab.registry.storage import PathNotFoundError, Storage
 
 CHUNK = 1 << 18
 DAY = 86_400.0
+UNPARSED = "unable to parse upload purge configuration"
 
 
 class StateError(ValueError):
@@ -156,16 +157,23 @@ class Purging:
             return cls()
         if not isinstance(section, dict):
             raise ValueError("uploadpurging config key must contain additional keys")
-        for key in ("enabled", "age", "interval", "dryrun"):
-            if key not in section:
-                raise ValueError(f"'{key}' missing")
+        if section.get("enabled") is False:
+            return cls(enabled=False)
         seconds = {}
-        for key in ("age", "interval"):
+        for key, named in (("age", "duration"), ("interval", "interval")):
+            if key not in section:
+                raise ValueError(f"{UNPARSED}: {key} missing")
+            if not isinstance(section[key], str):
+                raise ValueError(f"{UNPARSED}: {key} is not a string")
             try:
-                seconds[key] = durations.parse(str(section[key]))
+                seconds[key] = durations.parse(section[key])
             except ValueError as error:
-                raise ValueError(str(error)) from None
-        return cls(bool(section["enabled"]), seconds["age"], seconds["interval"], bool(section["dryrun"]))
+                raise ValueError(f"{UNPARSED}: Cannot parse {named}: {error}") from None
+        if "dryrun" not in section:
+            raise ValueError(f"{UNPARSED}: dryrun missing")
+        if not isinstance(section["dryrun"], bool):
+            raise ValueError(f"{UNPARSED}: cannot parse dryrun")
+        return cls(True, seconds["age"], seconds["interval"], section["dryrun"])
 
 
 def outdated(files: Storage, age: float) -> Iterator[str]:

@@ -19,6 +19,9 @@ from georeg_lab.postgres import free_port
 from georeg_lab.registry.config import Database
 
 START_SECONDS = 60
+BINARY = os.environ.get("GEOREG_REGISTRY_BINARY")
+PROGRAM = [BINARY] if BINARY else [sys.executable, "-m", "georeg_lab.registry"]
+"""What is tested: the stand-in, or with GEOREG_REGISTRY_BINARY the real registry, to see whether the tests are true."""
 
 
 def database_section(database: Database, **more: Any) -> dict[str, Any]:
@@ -77,7 +80,7 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "georeg_lab.registry", "serve", str(config)],
+                [*PROGRAM, "serve", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -206,7 +206,18 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     [
         ({"readonly": True}, 1, "readonly config key must contain additional keys"),
         ({"readonly": {"enabled": "yes please"}}, 1, "readonly's enabled config key must have a boolean value"),
-        ({"uploadpurging": {"enabled": True}}, 2, "panic: Unable to parse upload purge configuration: 'age' missing"),
+        ({"uploadpurging": True}, 1, "uploadpurging config key must contain additional keys"),
+        ({"uploadpurging": {"enabled": True}}, 1, "unable to parse upload purge configuration: age missing"),
+        (
+            {"uploadpurging": {"age": "1h", "interval": "x", "dryrun": False}},
+            1,
+            'unable to parse upload purge configuration: Cannot parse interval: time: invalid duration "x"',
+        ),
+        (
+            {"uploadpurging": {"age": "1h", "interval": "1h", "dryrun": 5}},
+            1,
+            "unable to parse upload purge configuration: cannot parse dryrun",
+        ),
     ],
 )
 def test_maintenance_that_is_malformed(tmp_path: Path, maintenance: dict[str, Any], status: int, text: str) -> None:
