@@ -118,15 +118,13 @@ class DatabaseBackend(Backend):
     def tag_digest(self, repository: str, tag: str) -> str:
         def work(queries: Queries) -> str:
             found = find_repository(queries, repository)
-            row = (
-                None
-                if found is None
-                else queries.one(
-                    "SELECT m.digest FROM tags t JOIN manifests m ON m.top_level_namespace_id = t.top_level_namespace_id "
-                    "AND m.repository_id = t.repository_id AND m.id = t.manifest_id "
-                    "WHERE t.top_level_namespace_id = %s AND t.repository_id = %s AND t.name = %s",
-                    (found.namespace, found.id, tag),
-                )
+            if found is None:
+                raise ManifestUnknownError
+            row = queries.one(
+                "SELECT m.digest FROM tags t JOIN manifests m ON m.top_level_namespace_id = t.top_level_namespace_id "
+                "AND m.repository_id = t.repository_id AND m.id = t.manifest_id "
+                "WHERE t.top_level_namespace_id = %s AND t.repository_id = %s AND t.name = %s",
+                (found.namespace, found.id, tag),
             )
             if row is None:
                 raise ManifestUnknownError
