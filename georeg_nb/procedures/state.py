@@ -7,6 +7,7 @@ first refused, what the tags were then) are kept on it as small files (`site.kee
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -299,6 +300,8 @@ def file_changes(site: Site, changes: Mapping[str, str | None], *roles: str) -> 
         removed = [concern for concern, body in changes.items() if body is None]
         intent = after + "".join(f"\nwithout {concern}" for concern in removed)
         where = f"{gitlab_rb.PATH} on {package.node.name}"
-        planned.append(Change("file", where, site.masked(before), site.masked(after), binds=site.masked(intent)))
+        # the name of a mask says where a secret was met first, which is no part of what is intended
+        binds = re.sub(r"\[secret: [^\]]*\]", "[secret]", site.masked(intent))
+        planned.append(Change("file", where, site.masked(before), site.masked(after), binds=binds))
         planned.append(Change("command", package.node.name, after="gitlab-ctl reconfigure"))
     return planned

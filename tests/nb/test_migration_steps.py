@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from world import LOSSY, SECTIONS, TAGS, World
 
-from georeg_nb import gitlab_rb
+from georeg_nb import gitlab_rb, redaction
 from georeg_nb.errors import GeoregError, PrerequisiteError, StepFailed, VerificationDiffers
 from georeg_nb.ledger import verdict
 from georeg_nb.omnibus import GITLAB_RB
@@ -117,6 +117,28 @@ def test_the_order_of_what_is_done_on_the_nodes(tmp_path: Path) -> None:
     ]
     assert world.primary.node.started == imports
     assert world.secondary.node.started == [reconfigure, *imports, reconfigure]
+
+
+def test_an_approval_survives_what_earlier_steps_change(tmp_path: Path) -> None:
+    """Also in a new process, which meets the password in gitlab.rb before it resolves the reference."""
+    world = World()
+    digests: list[dict[str, str]] = []
+    for sections in (SECTIONS[:3], SECTIONS[:3]):
+        redaction.forget_all()
+        run = world.open(tmp_path)
+        for section in sections:
+            run.apply(section)
+        entries = run.ledger.entries()
+        digests.append({e["step"]: e["digest"] for e in entries if e["event"] == "step.planned"})
+        run.close()
+        run_all(
+            world,
+            tmp_path,
+            approve=("hold", "secondary.import/backup", "secondary.import/connect-database"),
+            sections=SECTIONS[:3],
+        )
+    assert "secondary.import/enable-database" in digests[1]
+    assert {step: digests[0][step] for step in digests[1]} == digests[1]
 
 
 def test_the_password_is_in_gitlab_rb_and_nowhere_in_the_record(tmp_path: Path) -> None:
