@@ -4,10 +4,12 @@ Source: registry 1.1, 2.2 (`prefer`), 3.3."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from georeg_lab.registry import auth, db, migrations, uploads
 from georeg_lab.registry.backend import Backend, UnavailableError
@@ -216,11 +218,9 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
 
 
 def _probe_storage(files: Storage) -> None:
-    """The driver's check: the root must be there. An empty registry has nothing else to look at."""
-    try:
-        files.names("/docker")
-    except PathNotFoundError:
-        return
+    """The driver's check: the storage must answer, even if it is that the root folder is not there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(files.root).stat()
 
 
 def _probe_database(pool: Pool) -> None:
