@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from georeg_nb import gitlab_rb
+from georeg_nb import gitlab_rb, redaction
 from georeg_nb.errors import ReadOnlySite, StepFailed
 from georeg_nb.nodes import LocalNode
 from georeg_nb.omnibus import (
@@ -265,6 +267,43 @@ def test_an_edit_by_somebody_else_meanwhile_is_not_overwritten(node: LocalNode) 
         Omnibus(node).change("one-test", put("new"), edited_meanwhile, patience=0)
     assert node.read_file(GITLAB_RB) == b"somebody else\n"
     assert backups(node) == ["one-test.gitlab.rb"]
+
+
+def test_what_a_reconfigure_printed_is_forgotten(node: LocalNode) -> None:
+    """It shows the secrets of config.yml."""
+    package = Omnibus(node)
+    package.change("one-good", put("new = 1"), wanted(node, "new = 1"))
+    with pytest.raises(StepFailed):
+        package.change("one-bad", put("FAIL"), wanted(node, "x"), patience=0)
+    assert node.jobs() == []
+    assert package.leftovers() == []
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(node: LocalNode) -> None:
+    package = Omnibus(node)
+    node.write_file("/var/lib/georeg/backups/one-test.gitlab.rb", b"secret\n")
+    node.start_job("one-reconfigure", ["echo", "secret"], private=True).wait()
+    node.start_job("one-import", ["echo", "progress"]).wait()
+    running = node.start_job("one-slow", ["sleep", "60"], private=True)
+    try:
+        assert package.leftovers() == ["one-reconfigure", "/var/lib/georeg/backups/one-test.gitlab.rb"]
+        package.tidy()
+        assert package.leftovers() == []
+        assert [job.name for job in node.jobs()] == ["one-import", "one-slow"]
+        texts = [path.read_text() for path in Path(str(node.root), "var/lib/georeg").rglob("*") if path.is_file()]
+        assert not any("secret" in text for text in texts)
+    finally:
+        assert running.pid
+        os.killpg(running.pid, signal.SIGKILL)
+
+
+def test_what_gitlab_generated_is_masked_in_the_words_of_a_failed_reconfigure(node: LocalNode) -> None:
+    node.write_file("/etc/gitlab/gitlab-secrets.json", b'{"registry": {"http_secret": "correct-horse-battery"}}')
+    program = Path(str(node.root), "usr/bin/gitlab-ctl")
+    program.write_text("#!/bin/sh\ncat etc/gitlab/gitlab-secrets.json >&2; exit 1\n")
+    with pytest.raises(StepFailed) as caught:
+        Omnibus(node).change("one-test", put("new"), list, patience=0)
+    assert "[secret: http_secret]" in redaction.redact(str(caught.value))
 
 
 def test_a_read_only_node_is_not_changed(node: LocalNode) -> None:

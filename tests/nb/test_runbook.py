@@ -556,6 +556,28 @@ class TestLocks:
         assert third.apply("hold").complete
         assert "as asked" in next(e["sentence"] for e in third.ledger.entries() if e["event"] == "lock.taken")
 
+    def test_and_what_else_killed_runs_left_goes_when_nothing_is_left_to_do(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = {"primary": ["a copy"], "secondary": []}
+        monkeypatch.setattr(fakes.FakeSite, "leftovers", lambda site: left[site.name])
+        monkeypatch.setattr(fakes.FakeSite, "tidy", lambda site: left[site.name].clear())
+        half = opened(approve=["hold"], attest=ATTEST)
+        run_all(half)
+        run_all(opened(attest=ATTEST))
+        assert left["primary"] == ["a copy"]  # someone may still need it
+        run_all(opened(approve=ALL, attest=ATTEST))
+        assert left == {"primary": [], "secondary": []}
+
+        from georeg_nb.records import hostname
+
+        run = opened(approve=ALL, attest=ATTEST)
+        dead = {"run": "x", "host": hostname(), "pid": 1, "process": {"boot": "old", "started": "1"}}
+        run.sites.secondary.rails_node.write_file(LOCK, json.dumps(dead).encode())
+        run_all(run)
+        assert set(outcomes(run).values()) == {"no-op"}
+        assert read_holder(run.sites.secondary) is None
+
     def test_of_a_dead_process_of_this_machine_is_taken_over_and_told(self, opened: Open) -> None:
         from georeg_nb.records import hostname
 
