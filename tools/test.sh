@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests. Arguments go to pytest; its last lines are ours.
+# All tests. Arguments go to pytest; its last lines are ours. Nothing stays behind, however this ends.
 set -u
 : "${BIN:=.venv/bin}" "${JOBS:=2}"
 
@@ -9,4 +9,9 @@ if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && 
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
         echo "chromium could not be installed: the browser tests will be skipped"
 fi
-exec "$BIN/python" -m pytest -n "$JOBS" --dist loadgroup "$@"
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/georeg-test-XXXXXX")
+trap '"$BIN/python" tools/sweep.py "$folder"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+"$BIN/python" -m pytest -n "$JOBS" --dist loadgroup --basetemp="$folder/t" "$@"
