@@ -27,6 +27,7 @@ CHECKS = {check.name: check for check in (*GUARD.checks, *GUARD.pair_checks)}
 def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
     monkeypatch.setenv("WORLD_PASSWORD", "world-password")
+    monkeypatch.setattr("georeg_nb.procedures.guard.instance.NEXT_REPORT", 0)
     yield
 
 
