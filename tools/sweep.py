@@ -5,6 +5,7 @@ Tests clean up after themselves; this is for those that were interrupted or kill
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -27,8 +28,9 @@ def main() -> None:
     ours = {parent.pid for parent in psutil.Process().parents()} | {psutil.Process().pid}
     left = [process for process in psutil.process_iter() if process.pid not in ours and belongs(process, str(folder))]
     for process in left:
-        print(f"left behind, ended: {' '.join(process.cmdline())[:120]}", file=sys.stderr)
-        process.kill()
+        with contextlib.suppress(psutil.Error):
+            print(f"left behind, ended: {' '.join(process.cmdline())[:120]}", file=sys.stderr)
+            process.kill()
     psutil.wait_procs(left, timeout=10)
     shutil.rmtree(folder, ignore_errors=True)
 
