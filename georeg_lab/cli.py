@@ -57,7 +57,13 @@ def lab() -> None:
 
 @lab.command()
 @_directory
-@click.option("--base-port", type=int, help=f"First of the ports on 127.0.0.1.  [default: {DEFAULT_BASE_PORT}]")
+@click.option(
+    "--base-port",
+    type=int,
+    envvar="GEOREG_LAB_BASE_PORT",
+    show_envvar=True,
+    help=f"First of the ports on 127.0.0.1.  [default: {DEFAULT_BASE_PORT}]",
+)
 @click.option(
     "--registry-binary",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -83,7 +83,12 @@ def tags_in_database(sites: LabSites, site: str) -> dict[tuple[str, str], str]:
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of the processes that belong to a folder, by argument, environment or working directory."""
-    found = []
+    return list(pids_of(folder).values())
+
+
+def pids_of(folder: Path) -> dict[int, str]:
+    """The same by process number."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -93,5 +98,5 @@ def processes_of(folder: Path) -> list[str]:
         except OSError:
             continue
         if str(folder).encode() in text or cwd.startswith(str(folder)):
-            found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            found[int(entry.name)] = text.partition(b"\0\0")[0].replace(b"\0", b" ").decode(errors="replace")
     return found
