@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -368,19 +368,7 @@ def _failed_checks(checks: Iterable[CheckResult]) -> list[tuple[int, str]]:
 
 
 _GRAVEST_FIRST = (143, 130, 2, 4, 3, 6, 1, 5)
-_CHECK_FIELDS: dict[str, Any] = {
-    "section": "",
-    "check": "",
-    "site": "",
-    "title": "",
-    "verdict": "",
-    "found": "",
-    "expected": "",
-    "remedy": "",
-    "evidence": "",
-    "source": "",
-    "verifies": False,
-}
+_CHECK_FIELDS = {one.name: "" if one.default is MISSING else one.default for one in fields(CheckResult)}
 
 
 def _headline(code: int, planned: bool, done: int, outcomes: Sequence[StepOutcome], finished: bool) -> str:

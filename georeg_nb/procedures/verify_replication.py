@@ -226,26 +226,21 @@ def same_images(site: Site) -> Finding:
 
 def judged(compared: Comparison) -> Finding:
     """A comparison as a finding, with its table per repository, and one of all single differences."""
-    finding = _verdict(compared)
-    return replace(finding, tables={"differences": compared.difference_rows()})
-
-
-def _verdict(compared: Comparison) -> Finding:
     here, there = compared.tags
-    rows = compared.rows()
     found = f"{there} tags on {compared.there}, {here} on {compared.here}: {compared.verdict}"
     if compared.verdict == "equal":
-        return passed(found, "equal", rows=rows)
-    if compared.verdict == "in flight":
-        return warning(found, "equal", remedy="look again in a few minutes", rows=rows)
-    names = ", ".join(f"{one.repository}:{one.tag} ({one.kind})" for one in compared.staying[:5])
-    return failed(
-        f"{found}; {names}" + (" …" if len(compared.staying) > 5 else ""),
-        "equal",
-        remedy="missing and differing ones: resync the repository (Admin > Geo), and see geo.log on the secondary; "
-        "extra ones: delete them on the secondary only with consent",
-        rows=rows,
-    )
+        finding = passed(found, "equal")
+    elif compared.verdict == "in flight":
+        finding = warning(found, "equal", remedy="look again in a few minutes")
+    else:
+        names = ", ".join(f"{one.repository}:{one.tag} ({one.kind})" for one in compared.staying[:5])
+        finding = failed(
+            f"{found}; {names}" + (" …" if len(compared.staying) > 5 else ""),
+            "equal",
+            remedy="missing and differing ones: resync the repository (Admin > Geo), and see geo.log on the secondary; "
+            "extra ones: delete them on the secondary only with consent",
+        )
+    return replace(finding, rows=compared.rows(), tables={"differences": compared.difference_rows()})
 
 
 # the canary
