@@ -212,7 +212,9 @@ def equals_its_snapshot(site: Site) -> Finding:
     if kept is None or proved is None or closed is None:
         return _without_snapshot(site)
     changed = state.compare(site, kept.tags, site.metadata_db.all_tags())
-    since = datetime.fromisoformat(closed.closed) if closed.closed else None
+    # from when the database was enabled on: the window may have been closed later, by the run that took a killed one up
+    began = (site.keep.load("enabled") or {}).get("at") or closed.closed
+    since = datetime.fromisoformat(began) if began else None
     pushed = site.metadata_db.pushed_since(since) if since and not changed.equal else set()
     wrong = [one for one in changed.staying if (one.repository, one.tag) not in pushed]
     if not wrong:

@@ -179,6 +179,7 @@ class Writable(ImportStep):
         proof = window.accepted_everywhere(site)
         if proof.failed:
             raise StepFailed(proof.found, remedy=proof.remedy, site=site.name)
+        window.close(site, "migrated")  # EnableDatabase did, unless it was killed in its reconfigure
         last = state.window(site)
         if last is not None:
             kept = {"window": last.opened, "at": state.stamp(), "seconds": last.seconds}
