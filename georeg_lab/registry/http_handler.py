@@ -40,6 +40,7 @@ class Handler(Plain):
         self.grant = Grant()
         self.errors: list[APIError] = []
         self.dropped = False
+        self.refused = False
 
     # --- what subclasses use
 
@@ -129,21 +130,21 @@ class Handler(Plain):
         return await asyncio.get_running_loop().run_in_executor(self.registry.executor, work)
 
     async def prepare(self) -> None:
-        """Everything that comes before the request's body."""
+        """Everything that comes before the request's body.
+
+        A refusal is sent once the body has come: a client that is still sending might not see it otherwise."""
         if self.refused_by_health():
-            await self.end()
+            self.refused = True
             return
         self._log_route()
         try:
-            if not await self._admitted():
-                return
-            await self._guarded(self.opened)
+            self.refused = not self._admitted()
+            if not self.refused:
+                await self._guarded(self.opened)
         except APIErrors as errors:
             self.errors = errors.errors
-            self._answer_errors()
-            await self.end()
 
-    async def _admitted(self) -> bool:
+    def _admitted(self) -> bool:
         if not self.route.is_v1:
             self.set_header("Docker-Distribution-Api-Version", "registry/2.0")
             for name, values in self.registry.config.http.header_lists.items():
@@ -154,7 +155,6 @@ class Handler(Plain):
         if self.route.is_v1 and not self.registry.is_database and not self._v1_falls_back():
             self.set_header("Gitlab-Container-Registry-Version", public_version())
             self.set_status(404)
-            await self.end()
             return False
         if self.route.is_v1 and not self.registry.is_database and self.route.name != "v1-base":
             self.drop_connection()
@@ -168,7 +168,6 @@ class Handler(Plain):
                 self.set_status(200)
             else:
                 self.text(405, "Method not allowed")
-            await self.end()
             return False
         return True
 
@@ -190,7 +189,7 @@ class Handler(Plain):
 
     def data_received(self, chunk: bytes) -> None:
         """Called by tornado for each piece of the body."""
-        if not self._finished and not self.errors:
+        if not self.refused and not self.errors:
             try:
                 self.receive(chunk)
             except StorageError as error:
@@ -219,6 +218,9 @@ class Handler(Plain):
         return APIErrors(self.errors)
 
     async def _serve(self) -> None:
+        if self.refused:
+            await self.end()
+            return
         work = getattr(self, f"do_{str(self.request.method).lower()}", None)
         try:
             if self.errors:
