@@ -198,6 +198,13 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
         time.sleep(SETTLE_SECONDS)
         return once()
 
+    def without_canary(found: Comparison) -> Comparison:
+        """The tag of a canary that was killed half-way is on its way out: the next canary removes it."""
+        kept = primary.keep.load("canary") or {}
+        own = (kept.get("project"), kept.get("tag"))
+        marked = [replace(d, in_flight=d.in_flight or (d.repository, d.tag) == own) for d in found.differences]
+        return replace(found, differences=marked)
+
     first = once()
 
     def pending() -> frozenset[str]:
@@ -208,7 +215,7 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
         waiting = ("PENDING", "STARTED")
         return frozenset(p for p, n in ids.items() if n is not None and states.get(str(n), "PENDING") in waiting)
 
-    return second_look(first, again, pending=pending)
+    return without_canary(second_look(first, again, pending=pending))
 
 
 @check(
@@ -279,10 +286,12 @@ class Canary(Step):
         )
 
     def apply(self, site: Site) -> None:
-        project, moment = site.options.canary_project, state.now()
+        project, moment, left = site.options.canary_project, state.now(), site.keep.load("canary")
+        if left and left.get("delays") is None:  # pushed by a run that was killed
+            _remove(site, left.get("project", project), left["tag"])
         tag = f"georeg-{moment:%Y%m%d-%H%M%S}"
         started = time.monotonic()
-        site.keep.save("canary", {"tag": tag, "at": state.stamp(moment), "delays": None})
+        site.keep.save("canary", {"project": project, "tag": tag, "at": state.stamp(moment), "delays": None})
         digest = site.registry.push_image(project, tag, f"georeg canary {tag}\n")
         try:
             delays = {other.name: _await(other, project, tag, digest, started) for other in site.sites.secondaries}
@@ -290,7 +299,7 @@ class Canary(Step):
             _remove(site, project, tag)
         for other in site.sites.secondaries:
             _await(other, project, tag, None, time.monotonic())
-        site.keep.save("canary", {"tag": tag, "at": state.stamp(moment), "delays": delays})
+        site.keep.save("canary", {"project": project, "tag": tag, "at": state.stamp(moment), "delays": delays})
 
     def verify(self, site: Site) -> Finding:
         kept = site.keep.load("canary") or {}

@@ -543,6 +543,17 @@ def test_the_canary_is_pushed_awaited_and_removed(tmp_path: Path) -> None:
     assert set(world.primary.keep.load("canary")["delays"]) == {"secondary"}
 
 
+def test_a_canary_of_a_run_that_was_killed_is_removed_by_the_next(tmp_path: Path) -> None:
+    world = World(canary_project="acme/app")
+    world.replicate = lambda: _raise(Killed())  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run_all(world, tmp_path)
+    assert len(world.primary.database.tags) == len(TAGS) + 1
+    del world.replicate
+    assert run_all(world, tmp_path).exit_code == 0
+    assert world.primary.database.tags == world.secondary.database.tags == TAGS
+
+
 def test_a_canary_that_does_not_arrive_is_removed_and_ends_with_6(tmp_path: Path) -> None:
     world = World(canary_project="acme/app")
     world.replicates = False
