@@ -38,7 +38,9 @@ class Workplace:
         return self.folder / "records"
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GEOREG_")}
+        # compiled modules are kept, or each of dozens of starts compiles them anew
+        left_out = "PYTHONDONTWRITEBYTECODE"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("GEOREG_") and k != left_out}
         return kept | {"COLUMNS": "200"} | dict(extra or {})
 
     def georeg(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 400) -> Outcome:
