@@ -24,6 +24,7 @@ from georeg_nb.omnibus import (
     parse_version,
     predict_window,
 )
+from georeg_nb.omnibus.importer import parse_log_line
 
 DATA = Path(__file__).parents[1] / "data" / "nb"
 
@@ -162,6 +163,32 @@ def test_progress_of_a_whole_import() -> None:
     assert seen == sorted(seen) and seen[-1] == 1.0
     assert log.counts == {"repositories": 5, "manifests": 11, "blobs": 35, "tags": 8}
     assert str(log) == "import complete"
+
+
+def test_the_package_s_default_format_says_the_same() -> None:
+    """The package renders `formatter: text`; the same import of base-main, recorded so (start and end)."""
+    log = ImportLog(total_tags=8)
+    log.feed((DATA / "import_text.log").read_text())
+    assert log.close().complete and not log.fatal and log.lost == {}
+    assert (log.repositories, log.tags, log.blobs) == (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "entry"),
+    [
+        (
+            r'time="2026-01-01" level=warning msg="broken tag link, skipping" error="a \"quoted\" why" tag_name=v1',
+            {"level": "warning", "msg": "broken tag link, skipping", "error": 'a "quoted" why', "tag_name": "v1"},
+        ),
+        ("Running import ", {}),
+        ('{"level": "info"', {}),
+        ("[1, 2]", {}),
+        ('time="x" msg="never closed', {}),
+    ],
+)
+def test_a_line_of_the_log(line: str, entry: dict[str, str]) -> None:
+    found = parse_log_line(line)
+    assert {key: found.get(key) for key in entry} == entry and (entry or not found.get("level"))
 
 
 def test_the_wrapper_that_did_nothing_is_recognised() -> None:
