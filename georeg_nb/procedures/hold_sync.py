@@ -95,6 +95,11 @@ def everybody_moved(sites: Sites) -> bool:
     return all(state.on_own_database(site) for site in sites.all)
 
 
+def ready(sites: Sites) -> bool:
+    """Whether there is something to verify: every site on its database, and image sync going on."""
+    return everybody_moved(sites) and not any(state.is_held(site) for site in sites.secondaries)
+
+
 # hold
 
 
