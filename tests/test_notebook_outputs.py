@@ -23,7 +23,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.lab
-@pytest.mark.xdist_group("browser")
 def test_committed_outputs_are_those_of_a_plan(tmp_path: Path) -> None:
     taken = [port for port in Ports().all() if not port_is_free(port)]
     if taken:

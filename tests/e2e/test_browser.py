@@ -20,7 +20,7 @@ from georeg_lab.images import LOST
 from georeg_lab.postgres import free_port
 from georeg_nb.ledger import verdict
 
-pytestmark = [pytest.mark.lab, pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.lab, pytest.mark.browser]
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 TOKEN = "browser-test"

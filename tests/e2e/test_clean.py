@@ -19,7 +19,7 @@ from workplace import GEOREG, PARAMETERS, ROOT, SCENARIO, Workplace, end
 from georeg_lab.layout import DEFAULT_BASE_PORT, Ports
 from georeg_lab.postgres import port_is_free
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.lab]
 DEMO_PORT = 17000
 
 

@@ -12,7 +12,7 @@ from workplace import Workplace
 from georeg_lab.layout import inside
 from georeg_lab.sites import LabSites
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.lab]
 VICTIM = ("acme/tools", "latest")
 HELD = "\ngitlab_rails['geo_registry_replication_enabled'] = false\n"
 

@@ -128,7 +128,6 @@ def assert_complete(
 # a crash at every step
 
 
-@pytest.mark.xdist_group("crashes")
 def test_a_crash_injected_at_every_step(fresh_workplace: Workplace) -> None:
     """One chain: each run takes up the one that died, and dies itself at the next step.
 
@@ -220,7 +219,7 @@ def stopped_at(workplace: Workplace, how: str | int, reached: Callable[[], bool]
         if how == "kernel":
             kernel.kill()
         else:
-            process.send_signal(signal.SIGKILL if how == "runner" else how)
+            process.send_signal(int(how) if isinstance(how, int) else signal.SIGKILL)
         output, _ = process.communicate(timeout=120)
         with contextlib.suppress(psutil.NoSuchProcess):
             kernel.wait(timeout=30)  # a kernel notices within a second that its runner is gone
@@ -229,7 +228,7 @@ def stopped_at(workplace: Workplace, how: str | int, reached: Callable[[], bool]
     return process.returncode, output
 
 
-POINTS = [
+POINTS: list[tuple[str | int, str]] = [
     ("kernel", "hold/hold-image-sync"),
     ("runner", "secondary.import/connect-database"),
     (signal.SIGTERM, "secondary.import/migrate-schema"),
@@ -245,7 +244,6 @@ ANEW = {"secondary.import/read-only", "primary.import/enable-database"}
 """After these nobody says --resume: the notebook is opened anew, and all is run."""
 
 
-@pytest.mark.xdist_group("kills")
 def test_kernel_and_runner_killed_at_eight_points(fresh_workplace: Workplace) -> None:
     """One chain: `kill -9` of the kernel and of the runner at eight points, two of them in the middle of an import; and
     the two signals that end a run in order. Each time the next run takes it up, by --resume or as a new one.
@@ -291,10 +289,10 @@ def kill_the_import(workplace: Workplace, site: str) -> int:
     return len(tags_in_database(workplace.lab, site))
 
 
-@pytest.mark.xdist_group("kills")
 def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workplace) -> None:
     """The import's own job is killed in the middle: on the secondary under the eyes of its run, on the primary together
-    with the kernel. The half that it left is refused until its removal is approved by its own full name.
+    with the kernel. The half that it left is refused until its removal is approved by its own full name. The two steps
+    that are there for this alone are crashed, too.
     """
     workplace = fresh_workplace
     before = all_tags(workplace)
@@ -314,7 +312,13 @@ def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workpl
 
     refused = refused_over_a_half(workplace, "secondary", left, ["--resume", newest(workplace)])
 
-    process = workplace.start("--approve", "all", "--approve", CLEAR[0], "--resume", refused.record.name)
+    resume = ["--resume", refused.record.name]
+    crash = {"GEOREG_CRASH_AT": f"{CLEAR[0]}:after-apply"}
+    crashed = workplace.run("--approve", "all", "--approve", CLEAR[0], *resume, env=crash)
+    assert crashed.status == 4, crashed.output
+    assert tags_in_database(workplace.lab, "secondary") == {}
+
+    process = workplace.start("--approve", "all", *resume)
     try:
         wait_for(in_the_import(workplace, "primary"), process)
         left = kill_the_import(workplace, "primary")
@@ -325,7 +329,12 @@ def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workpl
     assert 0 < left < len(before["primary"])
     assert imports_started(workplace) == {"secondary": 2, "primary": 1}
     assert_status_is_true(workplace)
+    assert refuses_pushes(workplace, "primary")
 
+    crash = {"GEOREG_CRASH_AT": "primary.import/let-pushes-in:after-apply"}
+    crashed = workplace.run("--approve", "all", *resume, env=crash)
+    assert crashed.status == 4, crashed.output
+    assert_status_is_true(workplace)
     refused = refused_over_a_half(workplace, "primary", left, ["--resume", newest(workplace)])
     last = workplace.run("--approve", "all", "--approve", CLEAR[1], "--resume", refused.record.name)
     assert_complete(workplace, last, before, {"primary": 2, "secondary": 2})
@@ -342,4 +351,5 @@ def refused_over_a_half(workplace: Workplace, site: str, left: int, resume: list
     assert imports_started(workplace) == started
     assert len(tags_in_database(workplace.lab, site)) == left
     assert_status_is_true(workplace)
+    assert not refuses_pushes(workplace, site)
     return refused

@@ -15,7 +15,7 @@ from georeg_lab.faults import Tamper
 from georeg_lab.images import LOST, MANY
 from georeg_nb.readers import require
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("migration")]
+pytestmark = [pytest.mark.lab]
 
 
 @pytest.fixture(scope="module")

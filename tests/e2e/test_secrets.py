@@ -23,7 +23,7 @@ from workplace import NOTEBOOK, PARAMETERS, Workplace, changes
 from georeg_lab.layout import inside
 from georeg_nb.omnibus.control import BACKUPS
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("migration")]
+pytestmark = [pytest.mark.lab]
 
 
 def canaries(workplace: Workplace) -> dict[str, str]:

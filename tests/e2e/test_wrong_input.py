@@ -15,7 +15,7 @@ from georeg_lab.faults import FAULTS
 from georeg_lab.layout import inside
 from georeg_lab.sites import LabSites
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.lab]
 
 Sites = dict[str, Any]
 IN_CLEAR = "correct-horse-battery"
