@@ -17,9 +17,14 @@ __all__ = ["Database", "postgres_database", "postgres_server"]
 
 
 def free_base_port() -> int:
-    """First port of a free block, a different one for each xdist worker, away from the default lab's."""
+    """First port of a free block, a different one for each xdist worker, away from the default lab's.
+
+    Sessions side by side begin at different blocks: a lab that is just being reset leaves its ports free for a moment.
+    """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    for base in range(19000 + 40 * int(worker), EPHEMERAL_START - 400, 400):
+    blocks = range(19000 + 40 * int(worker), EPHEMERAL_START - 400, 400)
+    first = os.getppid() % len(blocks)
+    for base in (*blocks[first:], *blocks[:first]):
         if all(port_is_free(port) for port in Ports(base).all()):
             return base
     raise RuntimeError("no free block of ports for a lab")
