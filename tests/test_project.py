@@ -1,4 +1,4 @@
-"""The project's own promises: one set of packages, a lock without addresses, no paths of a machine, layers, the public surface."""
+"""The project's own promises: one set of packages, a lock without addresses, no machine's paths, a public surface."""
 
 from __future__ import annotations
 
