@@ -1,160 +1,32 @@
-"""Killed at every point and resumed: no tag lost, never read-only unknowingly, never two imports at once."""
+"""Killed from outside and taken up again: no tag lost, never read-only unknowingly, never two imports at once."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 from observe import tags_in_database, tags_on_disk
+from standing import (
+    all_tags,
+    assert_complete,
+    assert_status_is_true,
+    importers,
+    imports_started,
+    refuses_pushes,
+)
 from workplace import Outcome, Workplace, end, outcomes
 
-from georeg_lab.images import LOST
-from georeg_nb.runbook.locks import LOCK
-
 pytestmark = [pytest.mark.lab]
-COMPLETE = {"done", "no-op", "skipped by rule"}
-SITES = ("primary", "secondary")
 CLEAR = "secondary.import/clear-half-import", "primary.import/clear-half-import"
-PARAMETERS_FILE = ("-f", "parameters/lab/migrate-legacy.yml")
-
-Tags = Mapping[tuple[str, str], str]
-
-
-# what is asked of the lab
-
-
-def all_tags(workplace: Workplace) -> dict[str, Tags]:
-    return {site: tags_on_disk(workplace.lab, site) for site in SITES}
-
-
-def imports_started(workplace: Workplace) -> Counter[str]:
-    """How often `gitlab-ctl registry-database import` was called on each site."""
-    log = workplace.lab.lab.dir / "commands.jsonl"
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
-    return Counter(e["node"] for e in entries if e["argv"][:3] == ["gitlab-ctl", "registry-database", "import"])
-
-
-def importers(workplace: Workplace, site: str) -> list[psutil.Process]:
-    """The processes of a site that import: the registry's own, not the job that waits for it."""
-    found, root = [], str(workplace.lab.lab.node_root(site))
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if (
-                "import" in words
-                and "georeg_lab.registry" in words
-                and root in process.environ().get("GEOREG_NODE_ROOT", "")
-            ):
-                found.append(process)
-    return found
-
-
-def keep(workplace: Workplace, site: str, name: str) -> dict[str, object]:
-    """What georeg keeps on a site."""
-    path = workplace.lab.lab.node_root(site) / f"var/lib/georeg/keep/migrate-legacy/{name}.json"
-    return dict(json.loads(path.read_text()))
-
-
-def refuses_pushes(workplace: Workplace, site: str) -> bool:
-    """What the site's registry really does with an upload."""
-    client = workplace.lab.registry_client(site)
-    answer = client.request("POST", "/v2/lab/canary/blobs/uploads/", "repository:lab/canary:pull,push")
-    if answer.status_code == 202:
-        client.request("DELETE", answer.headers["Location"], "repository:lab/canary:pull,push")
-    assert answer.status_code in (202, 405), answer.text
-    return answer.status_code == 405
-
-
-def assert_status_is_true(workplace: Workplace) -> str:
-    """`georeg status` says of every site's pushes what its registry does. Returns what it said."""
-    settled(workplace)
-    status = workplace.georeg("status", *PARAMETERS_FILE)
-    assert status.status == 0, status.output
-    for site in SITES:
-        line = next(line for line in status.stdout.splitlines() if re.match(rf"{site} +{site}-node ", line))
-        assert ("REFUSED" in line) == refuses_pushes(workplace, site), status.output
-        assert ("accepted" in line) != ("REFUSED" in line), status.output
-    return status.stdout
-
-
-def settled(workplace: Workplace) -> None:
-    """Wait for the reconfigures that went on by themselves, so that the answer is of one moment. Imports may go on."""
-    limit = time.monotonic() + 60
-    while any("reconfigure" in words for site in SITES for words in jobs_at_work(workplace, site)):
-        assert time.monotonic() < limit
-        time.sleep(0.1)
-
-
-def jobs_at_work(workplace: Workplace, site: str) -> list[list[str]]:
-    """Command lines of the shells that wait for georeg's jobs on a site."""
-    root, found = str(workplace.lab.lab.node_root(site)), []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if "georeg-job" in words and any(word.startswith(root) for word in words):
-                found.append(words)
-    return found
-
-
-def assert_complete(
-    workplace: Workplace, last: Outcome, before: Mapping[str, Tags], imports: Mapping[str, int]
-) -> None:
-    """Everything is done, nothing was lost, nothing is left refused or held, and no import was started too often."""
-    assert last.status == 0, last.output
-    assert set(outcomes(last.ledger).values()) <= COMPLETE
-    for site, tags in before.items():
-        expected = {key: digest for key, digest in tags.items() if key != LOST}
-        found = tags_in_database(workplace.lab, site)
-        assert {key: found.get(key) for key in expected} == expected
-        window = keep(workplace, site, "window")
-        assert window["closed"], window
-        assert window["outcome"] == "migrated"
-        assert not (workplace.lab.lab.node_root(site) / LOCK.lstrip("/")).exists()
-    assert imports_started(workplace) == imports
-    assert "Nothing is going on." in assert_status_is_true(workplace)
-
-
-# a crash at every step
-
-
-def test_a_crash_injected_at_every_step(fresh_workplace: Workplace) -> None:
-    """One chain: each run takes up the one that died, and dies itself at the next step.
-
-    Every step that has something to do is crashed once: immediately before it and immediately after its change in
-    turn, so that each point is met on one of the two sites or the other; the imports in their middle.
-    """
-    workplace = fresh_workplace
-    before = all_tags(workplace)
-    planned = workplace.run()
-    assert planned.status == 0, planned.output
-    steps = [step for step, outcome in outcomes(planned.ledger).items() if outcome == "not approved"]
-    assert len(steps) >= 20
-    resume: list[str] = []
-    for number, step in enumerate(steps):
-        point = "during" if step.endswith("/import") else ("before", "after-apply")[number % 2]
-        crashed = workplace.run("--approve", "all", *resume, env={"GEOREG_CRASH_AT": f"{step}:{point}"})
-        assert "the kernel died" in crashed.ledger[-1]["error"], f"{step}:{point} did not crash\n{crashed.output}"
-        assert crashed.status == (1 if point == "before" else 4)
-        last = [entry for entry in crashed.ledger if entry["event"].startswith(("step.", "lock."))][-1]
-        assert point == "before" or (last["event"], last["step"]) == ("step.started", step)
-        resume = ["--resume", crashed.record.name]
-        said = assert_status_is_true(workplace)
-        assert f"--resume {crashed.record.name}" in said  # the next safe command
-    assert_complete(workplace, workplace.run("--approve", "all", *resume), before, {"primary": 1, "secondary": 1})
-
-
-# killed from outside
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
@@ -321,8 +193,10 @@ def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workpl
     process = workplace.start("--approve", "all", *resume)
     try:
         wait_for(in_the_import(workplace, "primary"), process)
+        kernel = kernel_of(process.pid)
+        kernel.suspend()  # it must not see its import die
         left = kill_the_import(workplace, "primary")
-        kernel_of(process.pid).kill()
+        kernel.kill()
         process.communicate(timeout=120)
     finally:
         end(process)
