@@ -6,6 +6,8 @@ import json
 import shlex
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,8 +48,19 @@ class _Clock:
         click.echo(f"[{time.monotonic() - self.start:5.1f} s] {text}")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A terminated command cleans up like an interrupted one; the caller's handlers come back afterwards."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group()
@@ -81,18 +94,17 @@ def up(
     """Make the sites, or start the ones that are there."""
     from georeg_lab.sites import LabError, LabSites
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a terminated `up` cleans up like an interrupted one
-        signal.signal(number, _interrupt)
     clock = _Clock()
     try:
-        sites = LabSites.up(
-            directory,
-            base_port,
-            registry_binary=registry_binary,
-            pg_bin=pg_bin,
-            keep_on_failure=keep_on_failure,
-            progress=clock,
-        )
+        with _interruptible():
+            sites = LabSites.up(
+                directory,
+                base_port,
+                registry_binary=registry_binary,
+                pg_bin=pg_bin,
+                keep_on_failure=keep_on_failure,
+                progress=clock,
+            )
     except (LabError, PostgresError) as problem:
         raise click.ClickException(str(problem)) from problem
     clock("the lab is up")

@@ -102,3 +102,9 @@ def test_the_public_surface_is_one_sorted_list() -> None:
 
     assert georeg_nb.__all__ == sorted(georeg_nb.__all__)
     assert all(hasattr(georeg_nb, name) for name in georeg_nb.__all__)
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Test folders are no packages: of two files with one name pytest collects the first only."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
