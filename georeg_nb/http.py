@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -134,23 +134,27 @@ class HttpSession:
         repeat: bool | None = None,
         timeout: float | None = None,
         max_bytes: int = MAX_BODY,
+        consume: Callable[[Iterator[bytes]], None] | None = None,
         remedy: str = "",
     ) -> requests.Response:
         """Send a request and read its answer. Statuses in `ok` are returned, any other raises HttpRefused.
 
         No answer at all raises Unreachable. `repeat` says whether it may be sent again (default: GET, HEAD, OPTIONS).
         `follow`: follow redirects of GET and HEAD, without credentials to another host. `max_bytes` bounds the body.
+        `consume` gets the body of a 200 part by part, however long, once for each attempt; then it is not kept.
         """
         url = self.url(path)
         repeat = method in IDEMPOTENT if repeat is None else repeat
         left = self.retries if repeat and not self._silent else 0
         options = {"headers": headers, "params": params, "json": json, "data": data, "timeout": timeout}
+        options["consume"] = consume
         for attempt in range(left + 1):
             try:
                 response = self._once(method, url, auth or self.auth, follow, max_bytes, options)
             except requests.RequestException as error:
                 if attempt == left or not _may_pass(error):
-                    self._silent = self._silent or (repeat and _may_pass(error))
+                    cut = isinstance(error, requests.exceptions.ChunkedEncodingError)  # it did answer
+                    self._silent = self._silent or (repeat and _may_pass(error) and not cut)
                     raise self._no_answer(method, url, error) from None
                 self._sleep(_pause(attempt))
                 continue
@@ -191,7 +195,7 @@ class HttpSession:
         self, method: str, url: str, auth: AuthBase, follow: bool, max_bytes: int, options: dict[str, Any]
     ) -> requests.Response:
         timeout = (self.timeout[0], options["timeout"] or self.timeout[1])
-        rest = {key: value for key, value in options.items() if key != "timeout"}
+        rest = {key: value for key, value in options.items() if key not in ("timeout", "consume")}
         for _ in range(MAX_REDIRECTS + 1):
             response = self._session.request(
                 method,
@@ -203,7 +207,7 @@ class HttpSession:
                 verify=str(self.ca) if self.ca else True,
                 **rest,
             )
-            self._read(response, max_bytes)
+            self._read(response, max_bytes, options["consume"])
             location = response.headers.get("Location")
             if not (follow and response.is_redirect and location and method in ("GET", "HEAD")):
                 return response
@@ -216,10 +220,15 @@ class HttpSession:
             url = target
         return response
 
-    def _read(self, response: requests.Response, max_bytes: int) -> None:
+    def _read(
+        self, response: requests.Response, max_bytes: int, consume: Callable[[Iterator[bytes]], None] | None
+    ) -> None:
         """Read the body, but never more than asked for: an address that is something else may send without end."""
         parts, size = [], 0
         try:
+            if consume and response.status_code == 200:
+                consume(response.iter_content(1024 * 1024))
+                return
             for part in response.iter_content(65536):
                 parts.append(part)
                 size += len(part)

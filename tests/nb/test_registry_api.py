@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import io
 import json
+import math
+import pickle
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +19,11 @@ from scripted_http import Answer, ScriptedServer, json_answer, scripted
 
 from georeg_nb import registry_api
 from georeg_nb.errors import HttpRefused, ReadOnlySite
+from georeg_nb.http import HttpSession
 from georeg_nb.parameters import GitLabParameters, RegistryParameters
-from georeg_nb.registry_api import Manifest, RegistryAPI, digest_of, hashes_to, small_image
+from georeg_nb.registry_api import Head, Manifest, RegistryAPI, client, digest_of, hashes_to, small_image
+from georeg_nb.registry_api import tokens as registry_tokens
+from georeg_nb.registry_api.tokens import Tokens, lifetime
 
 DIGEST = digest_of(b"{}")
 PLAIN = {"Content-Type": "text/plain; charset=utf-8", "Allow": "GET, HEAD"}
@@ -73,6 +80,40 @@ def test_a_token_is_asked_for_once_and_renewed_when_it_has_expired(
     assert [registry.tags("g/p"), registry.tags("g/p")] == [["a"], ["b"]]
     assert bearer(server) == ["first", "first", "second"]
     assert gitlab.requests[0].headers["Authorization"] == "Basic YWRtaW46Z2xwYXQtY29ycmVjdC1ob3JzZQ=="
+
+
+def living_for(seconds: float, name: str = "t") -> str:
+    claims = json.dumps({"iat": 1000, "exp": 1000 + seconds, "jti": name}).encode()
+    return f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.{name}"
+
+
+def test_a_token_is_renewed_before_it_ends(gitlab: ScriptedServer) -> None:
+    tokens(gitlab, scope("pull"), *(living_for(300, name) for name in "abc"))
+    now = [0.0]
+    with HttpSession(gitlab.url) as http:
+        kept = Tokens(lambda: http, clock=lambda: now[0])
+        seen = []
+        for now[0] in (0, 269, 271, 540, 542):
+            seen.append(kept.get(scope("pull")).reveal()[-1])
+    assert seen == ["a", "a", "b", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("token", "seconds"),
+    [(living_for(300), 300), (living_for(-5), 0), ("opaque", math.inf), ("a.b.c", math.inf), ("e30.e30.x", math.inf)],
+)
+def test_how_long_a_token_lives(token: str, seconds: float) -> None:
+    assert lifetime(token) == seconds
+
+
+def test_tokens_of_a_walk_do_not_pile_up(gitlab: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_tokens, "KEPT", 3)
+    gitlab.answers = lambda request: json_answer({"token": request.path})
+    with HttpSession(gitlab.url) as http:
+        kept = Tokens(lambda: http)
+        for path in ("a", "b", "c", "a", "d", "a", "b"):
+            assert f"scope={path}" in kept.get(path).reveal()
+    assert [request.path[-1] for request in gitlab.requests] == ["a", "b", "c", "d", "b"]
 
 
 def test_many_threads_ask_for_one_token(gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI) -> None:
@@ -139,14 +180,61 @@ def test_pages_are_followed_to_the_end(gitlab: ScriptedServer, server: ScriptedS
     assert list(registry.catalog()) == ["a", "a/b", "c"]
 
 
-def test_a_page_that_leads_to_itself_ends(
-    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI
+LOOPS = {
+    "to itself": ['</v2/_catalog?n=1000>; rel="next"'] * 2,
+    "to the same names": [f'</v2/_catalog?last={n}&n=1000>; rel="next"' for n in (1, 2)],
+}
+
+
+@pytest.mark.parametrize("links", LOOPS.values(), ids=LOOPS)
+def test_pages_that_do_not_advance_are_no_catalog(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI, links: list[str]
 ) -> None:
     tokens(gitlab, "registry:catalog:*")
-    server.plan(
-        "GET", "/v2/_catalog?n=1000", json_answer({"repositories": ["a"]}, Link='</v2/_catalog?n=1000>; rel="next"')
-    )
-    assert list(registry.catalog()) == ["a"]
+    server.answers = lambda _: json_answer({"repositories": ["a", "b"]}, Link=links[len(server.requests) - 1])
+    with pytest.raises(HttpRefused, match="has no end") as caught:
+        list(registry.catalog())
+    assert len(server.requests) == 2 and "a proxy" in caught.value.remedy
+
+
+def test_a_full_page_without_a_link_is_not_taken_for_the_last(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 2)
+    tokens(gitlab, "registry:catalog:*")
+    server.plan("GET", "/v2/_catalog?n=2", json_answer({"repositories": ["a", "b"]}))
+    server.plan("GET", "/v2/_catalog?last=b&n=2", json_answer({"repositories": ["b/c"]}))
+    assert list(registry.catalog()) == ["a", "b", "b/c"]
+
+
+def test_a_legacy_registry_that_ignores_the_page_size(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 2)
+    tokens(gitlab, scope("pull"))
+    for query, tags in (("n=2", ["x", "y"]), ("last=y&n=2", ["x", "y"])):
+        server.plan("GET", f"/v2/g/p/tags/list?{query}", json_answer({"tags": tags}))
+    assert registry.tags("g/p") == ["x", "y"]
+
+
+@pytest.mark.parametrize("where", ["catalog", "tags"])
+def test_an_address_without_a_registry_is_no_empty_registry(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI, where: str
+) -> None:
+    gitlab.answers = lambda _: json_answer({"token": "t"})
+    server.answers = lambda _: Answer(404, b"404 page not found\n", PLAIN)
+    with pytest.raises(HttpRefused, match="404 page not found"):
+        list(registry.catalog() if where == "catalog" else registry.tags("g/p"))
+
+
+def test_odd_names_are_quoted(gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI) -> None:
+    odd = "g/P 1?x=#%2F"
+    gitlab.answers = lambda _: json_answer({"token": "t"})
+    server.plan("GET", "/v2/g/P%201%3Fx%3D%23%252F/tags/list?n=1000", json_answer({"tags": ["a?b"]}))
+    path = "/v2/g/P%201%3Fx%3D%23%252F/manifests/a%3Fb"
+    server.plan("HEAD", path, Answer(headers={"Docker-Content-Digest": DIGEST, "Content-Type": "x/y; q=1"}))
+    assert registry.tags(odd) == ["a?b"]
+    assert registry.head(odd, "a?b") == Head(DIGEST, "x/y")
 
 
 def test_a_repository_without_tags(gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI) -> None:
@@ -208,6 +296,44 @@ def test_blobs(gitlab: ScriptedServer, server: ScriptedServer, registry: Registr
     server.plan("GET", path, Answer(body=b"{}"))
     content = registry.blob("g/p", DIGEST)
     assert hashes_to(content, DIGEST) and not hashes_to(b"other", DIGEST) and not hashes_to(content, "md5:x")
+
+
+def test_a_large_blob_is_hashed_part_by_part(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry._http, "_sleep", lambda _: None)
+    tokens(gitlab, scope("pull"))
+    body = bytes(range(256)) * 20_000
+    digest = f"sha512:{hashlib.sha512(body).hexdigest()}"
+    path = f"/v2/g/p/blobs/{digest}"
+    server.plan("GET", path, Answer(503), Answer(drop=True), Answer(body=body), Answer(body=body[:-1]), Answer(404))
+    found = [registry.digest_of_blob("g/p", digest) for _ in range(3)]
+    assert found == [digest, f"sha512:{hashlib.sha512(body[:-1]).hexdigest()}", None]
+
+
+def test_a_redirect_to_the_storage_gets_no_token(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI
+) -> None:
+    tokens(gitlab, scope("pull"))
+    with scripted() as storage:
+        storage.plan("GET", "/bucket/x?signature=1", Answer(body=b"{}"))
+        to = {"Location": f"{storage.url}/bucket/x?signature=1"}
+        server.plan("GET", f"/v2/g/p/blobs/{DIGEST}", Answer(307, headers=to))
+        assert registry.digest_of_blob("g/p", DIGEST) == DIGEST
+        assert "Authorization" not in storage.requests[0].headers
+
+
+def test_in_another_process_it_gets_tokens_of_its_own(
+    gitlab: ScriptedServer, server: ScriptedServer, registry: RegistryAPI
+) -> None:
+    tokens(gitlab, scope("pull"))
+    server.plan("GET", "/v2/g/p/tags/list?n=1000", json_answer({"tags": ["a"]}))
+    registry.tags("g/p")
+    sent = pickle.dumps(registry)
+    assert b"correct-horse" not in sent and b"TOKEN" in sent
+    there, again = pickle.loads(sent), pickle.loads(sent)
+    assert there is again and there.tags("g/p") == ["a"]
+    assert len(gitlab.requests) == 2
 
 
 # writing

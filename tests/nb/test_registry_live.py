@@ -24,10 +24,9 @@ from scripted_http import Answer, Request, json_answer, scripted
 
 from georeg_lab.pki import token_key_pair
 from georeg_lab.postgres import free_port
-from georeg_nb import registry_api
 from georeg_nb.errors import HttpRefused
 from georeg_nb.parameters import GitLabParameters, RegistryParameters
-from georeg_nb.registry_api import RegistryAPI, digest_of, hashes_to, small_image
+from georeg_nb.registry_api import RegistryAPI, client, digest_of, hashes_to, small_image
 
 
 @dataclass
@@ -151,7 +150,7 @@ def test_a_whole_life(registry: RegistryAPI, running: Running, gitlab: GitLab, m
     assert (identity.database, identity.version) == (database, "4.32.0-gitlab")
     assert list(registry.catalog()) == []
 
-    monkeypatch.setattr(registry_api, "PAGE", 2)  # so that pages have to be followed
+    monkeypatch.setattr(client, "PAGE", 2)  # so that pages have to be followed
     digests = {tag: registry.push_image("g/p/a", tag, tag) for tag in ("t1", "t2", "t3", "t4", "t5")}
     for path in ("g/p", "g/p/b", "h/x"):
         assert registry.push_image(path, "latest", "same everywhere") == digest_of(small_image("same everywhere")[2])

@@ -1,4 +1,4 @@
-"""A site's container registry over HTTP: what is in it, what it answers to a push, and a small image of our own.
+"""One registry over HTTP, as a client of ours.
 
 Works in both metadata modes. Tokens come from the site's own GitLab, one for each scope, and are renewed when they
 have expired. Every manifest is asked for with all four types: without them a registry answers with another manifest,
@@ -7,25 +7,20 @@ or with none. Source: registry 5; procedures 5.5.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import json
-import tarfile
-import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import requests
 
-from georeg_nb.credentials import Secret
-from georeg_nb.errors import ReadOnlySite
+from georeg_nb.errors import HttpRefused, ReadOnlySite
 from georeg_nb.http import BasicAuth, HeaderAuth, HttpSession
 from georeg_nb.parameters import GitLabParameters, RegistryParameters, SiteParameters
+from georeg_nb.registry_api.images import digest_of, small_image
+from georeg_nb.registry_api.tokens import Tokens
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -49,6 +44,14 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a registry says of a manifest without sending it."""
+
+    digest: str
+    media_type: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A manifest as stored: its very bytes, its type, and the digest that the registry names it by."""
 
@@ -60,7 +63,8 @@ class Manifest:
 class RegistryAPI:
     """One registry. `address` is where it is asked: the public address, or one node's own.
 
-    Safe to use from several threads. Raises Unreachable when there is no answer, HttpRefused when it is no success.
+    Safe to use from several threads; sent to another process it opens connections and gets tokens of its own there.
+    Raises Unreachable when there is no answer, HttpRefused when it is no success.
     """
 
     def __init__(
@@ -77,9 +81,9 @@ class RegistryAPI:
         self.site = site
         self.readonly = readonly
         self._gitlab = gitlab
+        self._made_of = (registry, gitlab, self.address, site, readonly, pool)
         self._http = HttpSession(self.address, ca=registry.ca, site=site, pool=pool)
-        self._tokens: dict[str, Secret] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._tokens = Tokens(lambda: self._token_http)
 
     @classmethod
     def of(cls, parameters: SiteParameters, *, address: str = "", readonly: bool = False) -> RegistryAPI:
@@ -88,6 +92,9 @@ class RegistryAPI:
 
     def __repr__(self) -> str:
         return f"<RegistryAPI {self.address}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_once, self._made_of
 
     def identity(self) -> Identity:
         """Version and metadata mode: `GET /v2/`, which tells them only to who is let in (registry 5.1)."""
@@ -102,41 +109,70 @@ class RegistryAPI:
     ping = identity
 
     def catalog(self) -> Iterator[str]:
-        """Every repository path, in the registry's own order."""
+        """Every repository path once, in the registry's own order. Raises HttpRefused when its pages have no end."""
         yield from self._pages("/v2/_catalog", CATALOG, "repositories")
 
     def tags(self, path: str) -> list[str]:
         """Tag names of a repository, in the registry's own order; none for a repository that it does not know."""
-        return list(self._pages(f"/v2/{path}/tags/list", _scope(path, "pull"), "tags"))
+        return list(self._pages(f"/v2/{quote(path)}/tags/list", _scope(path, "pull"), "tags", none="NAME_UNKNOWN"))
 
-    def digest(self, path: str, reference: str) -> str | None:
-        """Digest of the manifest that a tag names; None where there is none. HEAD, and GET where HEAD does not say."""
+    def head(self, path: str, reference: str) -> Head | None:
+        """Digest and type of the manifest that a tag names; None where there is none. GET where HEAD does not say."""
         response = self._manifest("HEAD", path, reference)
         if response is None:
             return None
         if digest := response.headers.get("Docker-Content-Digest"):
-            return digest
+            return Head(digest, _media_type(response))
         manifest = self.manifest(path, reference)
-        return manifest.digest if manifest else None
+        return Head(manifest.digest, manifest.media_type) if manifest else None
+
+    def digest(self, path: str, reference: str) -> str | None:
+        """Digest of the manifest that a tag names; None where there is none."""
+        found = self.head(path, reference)
+        return found.digest if found else None
 
     def manifest(self, path: str, reference: str) -> Manifest | None:
         """A manifest by tag or digest; None where there is none. Its bytes are not checked: see `hashes_to`."""
         response = self._manifest("GET", path, reference)
         if response is None:
             return None
-        digest = (
-            response.headers.get("Docker-Content-Digest") or f"sha256:{hashlib.sha256(response.content).hexdigest()}"
-        )
-        return Manifest(response.content, response.headers.get("Content-Type", "").partition(";")[0], digest)
+        digest = response.headers.get("Docker-Content-Digest") or digest_of(response.content)
+        return Manifest(response.content, _media_type(response), digest)
 
     def has_blob(self, path: str, digest: str) -> bool:
         """Can a config or layer be pulled from this repository? A redirect to its storage is a yes."""
-        response = self._ask("HEAD", f"/v2/{path}/blobs/{digest}", _scope(path, "pull"), ok=(200, 307, 404))
+        response = self._ask("HEAD", f"/v2/{quote(path)}/blobs/{digest}", _scope(path, "pull"), ok=(200, 307, 404))
         return response.status_code != 404
 
     def blob(self, path: str, digest: str) -> bytes:
         """Content of a blob. The token does not follow a redirect to the storage."""
-        return self._ask("GET", f"/v2/{path}/blobs/{digest}", _scope(path, "pull"), follow=True).content
+        return self._ask("GET", f"/v2/{quote(path)}/blobs/{digest}", _scope(path, "pull"), follow=True).content
+
+    def digest_of_blob(self, path: str, digest: str) -> str | None:
+        """Read a whole blob, however large, and tell the digest that its bytes really have; None where there is none.
+
+        Nothing of it is kept. The digest is made by the same algorithm as the one that is asked for.
+        """
+        algorithm = digest.partition(":")[0]
+        found = ""
+
+        def consume(parts: Iterator[bytes]) -> None:
+            nonlocal found
+            sum_ = hashlib.new(algorithm if algorithm in ("sha256", "sha512") else "sha256")
+            for part in parts:
+                sum_.update(part)
+            found = f"{sum_.name}:{sum_.hexdigest()}"
+
+        response = self._ask(
+            "GET",
+            f"/v2/{quote(path)}/blobs/{digest}",
+            _scope(path, "pull"),
+            ok=(200, 404),
+            follow=True,
+            consume=consume,
+            headers={"Accept-Encoding": "identity"},
+        )
+        return found if response.status_code == 200 else None
 
     def probe_write(self, path: str) -> Literal["refused", "accepted"]:
         """Would a push be taken? An upload is asked for: 405 is the read-only mode; one that is accepted is cancelled.
@@ -145,7 +181,7 @@ class RegistryAPI:
         Anything else than those two answers raises HttpRefused. Source: registry 5.3.
         """
         scope = _scope(path, "delete", "pull", "push")
-        response = self._ask("POST", f"/v2/{path}/blobs/uploads/", scope, ok=(202, 405))
+        response = self._ask("POST", f"/v2/{quote(path)}/blobs/uploads/", scope, ok=(202, 405))
         if response.status_code == 202:
             self._cancel(response, scope)
             return "accepted"
@@ -164,14 +200,14 @@ class RegistryAPI:
             self._push_blob(path, blob)
         scope = _scope(path, "pull", "push")
         headers = {"Content-Type": "application/vnd.docker.distribution.manifest.v2+json"}
-        self._ask("PUT", f"/v2/{path}/manifests/{quote(tag)}", scope, ok=(201,), headers=headers, data=manifest)
+        self._ask("PUT", f"/v2/{quote(path)}/manifests/{quote(tag)}", scope, ok=(201,), headers=headers, data=manifest)
         return digest_of(manifest)
 
     def delete_tag(self, path: str, tag: str) -> bool:
         """WRITES: remove a tag; its manifest stays for garbage collection. False: there was none."""
         self._must_be_writable(f"delete {path}:{tag}")
         scope = _scope(path, "delete", "pull")
-        response = self._ask("DELETE", f"/v2/{path}/manifests/{quote(tag)}", scope, ok=(202, 404))
+        response = self._ask("DELETE", f"/v2/{quote(path)}/manifests/{quote(tag)}", scope, ok=(202, 404))
         return response.status_code == 202
 
     def close(self) -> None:
@@ -187,36 +223,17 @@ class RegistryAPI:
         auth = BasicAuth(self._gitlab.user, self._gitlab.token.resolve())
         return HttpSession(self._gitlab.url, ca=self._gitlab.ca, site=self.site, auth=auth)
 
-    def _token(self, scope: str, old: Secret | None = None) -> Secret:
-        """A token for a scope; with `old`, a newer one. Several threads ask at once: GitLab is asked once."""
-        with self._locks[scope]:
-            known = self._tokens.get(scope)
-            if known is not None and known is not old:
-                return known
-            response = self._token_http.get(
-                "/jwt/auth",
-                params=[("service", "container_registry"), *([("scope", scope)] if scope else [])],
-                remedy="is the registry switched on in this GitLab, and is the token an administrator's, "
-                "with the scopes read_registry and write_registry?",
-            )
-            try:
-                token = Secret(response.json()["token"], "registry token", masked=False)
-            except (ValueError, KeyError, TypeError):
-                raise self._token_http.refused(response, remedy="is this the address of a GitLab?") from None
-            self._tokens[scope] = token
-            return token
-
     def _ask(
         self, method: str, path: str, scope: str, *, ok: tuple[int, ...] = (200,), **options: Any
     ) -> requests.Response:
-        token = self._token(scope)
+        token = self._tokens.get(scope)
         for attempt in (1, 2):
             response = self._http.request(
                 method, path, ok=(*ok, 401), auth=HeaderAuth("Authorization", token, "Bearer "), **options
             )
             if response.status_code != 401 or attempt == 2:
                 break
-            token = self._token(scope, token)  # they live for five minutes
+            token = self._tokens.get(scope, token)
         if response.status_code == 401:
             raise self._http.refused(response, remedy=_refused_token(scope, self._gitlab.user))
         return response
@@ -224,7 +241,7 @@ class RegistryAPI:
     def _manifest(self, method: str, path: str, reference: str) -> requests.Response | None:
         response = self._ask(
             method,
-            f"/v2/{path}/manifests/{quote(reference, safe=':')}",
+            f"/v2/{quote(path)}/manifests/{quote(reference, safe=':')}",
             _scope(path, "pull"),
             ok=(200, 404),
             headers=ACCEPT,
@@ -232,23 +249,44 @@ class RegistryAPI:
         )
         return response if response.status_code == 200 else None
 
-    def _pages(self, path: str, scope: str, key: str) -> Iterator[str]:
+    def _pages(self, path: str, scope: str, key: str, *, none: str = "") -> Iterator[str]:
+        """Names from all pages, each once. `none`: code of the 404 that means that there are none.
+
+        A full page without a link to the next is not taken for the last: a proxy may have dropped the link.
+        """
         seen: set[str] = set()
-        page: str | None = f"{path}?{urlencode({'n': PAGE})}"
-        while page and page not in seen:
-            seen.add(page)
-            response = self._ask("GET", page, scope, ok=(200, 404))
+        page, on_our_own = f"{path}?{urlencode({'n': PAGE})}", False
+        while True:
+            response = self._ask("GET", page, scope, ok=(200, 404) if none else (200,))
             if response.status_code == 404:
-                return
-            yield from _listed(response, key, self._http)
+                if none in response.text:
+                    return
+                raise self._http.refused(response)
+            names = _listed(response, key, self._http)
+            new = [name for name in dict.fromkeys(names) if name not in seen]
+            seen.update(new)
+            yield from new
             link = response.links.get("next", {}).get("url")
-            page = _path_and_query(urljoin(self.address + page, link)) if link else None
+            if not new and link and not on_our_own:
+                raise HttpRefused(
+                    f"GET {self.address}{path} has no end: its next page brings only names that are known",
+                    status=response.status_code,
+                    remedy="does a proxy before the registry drop the query? ask the registry at its own address",
+                    site=self.site,
+                )
+            on_our_own = not link
+            if link:
+                page = _path_and_query(urljoin(self.address + page, link))
+            elif new and len(names) == PAGE:
+                page = f"{path}?{urlencode({'last': names[-1], 'n': PAGE})}"
+            else:
+                return
 
     def _push_blob(self, path: str, blob: bytes) -> None:
         scope, digest = _scope(path, "pull", "push"), digest_of(blob)
         if self.has_blob(path, digest):
             return
-        started = self._ask("POST", f"/v2/{path}/blobs/uploads/", scope, ok=(202,))
+        started = self._ask("POST", f"/v2/{quote(path)}/blobs/uploads/", scope, ok=(202,))
         place = self._location(started)
         place += ("&" if "?" in place else "?") + urlencode({"digest": digest})
         headers = {"Content-Type": "application/octet-stream"}
@@ -266,39 +304,15 @@ class RegistryAPI:
             raise ReadOnlySite(f"a check or a plan tried to {what}", site=self.site)
 
 
-def digest_of(data: bytes) -> str:
-    """`sha256:…` of some bytes."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+@lru_cache(maxsize=32)
+def _opened_once(*made_of: Any) -> RegistryAPI:
+    """In a process that got a registry sent: the same connections and tokens for everything that it is asked there."""
+    registry, gitlab, address, site, readonly, pool = made_of
+    return RegistryAPI(registry, gitlab, address=address, site=site, readonly=readonly, pool=pool)
 
 
-def hashes_to(data: bytes, digest: str) -> bool:
-    """Do these bytes have that digest (sha256 or sha512)?"""
-    algorithm, _, value = digest.partition(":")
-    return algorithm in ("sha256", "sha512") and hashlib.new(algorithm, data).hexdigest() == value
-
-
-def small_image(text: str) -> tuple[bytes, bytes, bytes]:
-    """Layer, config and manifest of an image that holds one file; the same text gives the same bytes."""
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        entry = tarfile.TarInfo("georeg.txt")
-        entry.size = len(text.encode())
-        archive.addfile(entry, io.BytesIO(text.encode()))
-    layer = gzip.compress(tar.getvalue(), mtime=0)
-    rootfs = {"type": "layers", "diff_ids": [digest_of(tar.getvalue())]}
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
-    types = "application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip"
-    described = [
-        {"mediaType": kind, "size": len(blob), "digest": digest_of(blob)}
-        for kind, blob in zip(types, (config, layer), strict=True)
-    ]
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-        "config": described[0],
-        "layers": described[1:],
-    }
-    return layer, config, json.dumps(manifest).encode()
+def _media_type(response: requests.Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip()
 
 
 def _scope(path: str, *actions: str) -> str:
