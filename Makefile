@@ -7,7 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lab lab-down notebook notebooks schema lock clean
+.PHONY: help demo test lint format lab lab-down notebook notebooks schema versions lock clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ notebooks: $(VENV)/.installed ## run every notebook as a plan on a fresh lab and
 
 schema: $(VENV)/.installed ## write the JSON Schemas of the parameters
 	$(BIN)/python -m georeg_nb.parameters schema
+
+versions: $(VENV)/.installed ## write docs/versions.md from the table of differences
+	$(BIN)/python tools/versions_page.py
 
 # The lock covers all extras, every platform and Python from 3.11 on; it holds no addresses.
 lock: ## pin the newest versions that pyproject.toml allows

@@ -27,13 +27,17 @@ query ($site: String!, $after: String) {
   geoNode(name: $site) {
     containerRepositoryRegistries(first: %d, after: $after%s) {
       pageInfo { hasNextPage endCursor }
-      nodes {
-        id state lastSyncFailure lastSyncedAt verificationState verificationFailure containerRepositoryId
-      }
+      nodes { %s }
     }
   }
 }
 """
+RECORD_TYPE = '{ __type(name: "ContainerRepositoryRegistry") { fields { name } } }'
+RECORD_FIELDS = (
+    *("id", "state", "lastSyncFailure", "lastSyncedAt", "verificationState", "verificationFailure"),
+    *("containerRepositoryId", "modelRecordId"),
+)
+NEEDED_FIELDS = {"id", "state", "lastSyncedAt"}
 RESYNC_ALL = """
 mutation ($class: GeoRegistryClass!, $action: GeoRegistriesBulkAction!) {
   geoRegistriesBulkUpdate(input: { registryClass: $class, action: $action }) { errors }
@@ -149,6 +153,7 @@ class GitLabAPI:
         self._http = http
         self._readonly = readonly
         self._pause = pause
+        self._record_fields: dict[int, str] = {}  # Geo site → the fields that its schema has
 
     @classmethod
     def of(cls, parameters: GitLabParameters, *, site: str = "", readonly: bool = False) -> GitLabAPI:
@@ -215,7 +220,8 @@ class GitLabAPI:
         found: list[SyncRecord] = []
         after: str | None = None
         while True:
-            data = self._graphql(site.id, RECORDS % (PAGE, chosen), {"site": site.name, "after": after})
+            query = RECORDS % (PAGE, chosen, self._fields(site))
+            data = self._graphql(site.id, query, {"site": site.name, "after": after})
             node = data.get("geoNode") or {}
             page = node.get("containerRepositoryRegistries") or {}
             found.extend(_record(item) for item in page.get("nodes") or ())
@@ -223,6 +229,19 @@ class GitLabAPI:
             if not info.get("hasNextPage"):
                 return found
             after = info.get("endCursor")
+
+    def _fields(self, site: GeoSite) -> str:
+        """What of a record is asked for: older releases lack some fields, so their schema is asked (procedures 5.4)."""
+        if site.id not in self._record_fields:
+            kind = self._graphql(site.id, RECORD_TYPE, {}).get("__type") or {}
+            there = {str(item.get("name")) for item in kind.get("fields") or ()}
+            if missing := NEEDED_FIELDS - there:
+                raise StepFailed(
+                    f"Geo's records of images on {site.name} have no {' and no '.join(sorted(missing))}",
+                    remedy="is the release supported? See the check 'the version of GitLab is supported'",
+                )
+            self._record_fields[site.id] = " ".join(name for name in RECORD_FIELDS if name in there)
+        return self._record_fields[site.id]
 
     def resync_all(self, site: GeoSite) -> None:
         """Ask a secondary, through the primary, to sync every container repository again. Raises StepFailed."""
@@ -309,7 +328,7 @@ def parse_time(value: Any) -> datetime | None:
 def _record(item: Mapping[str, Any]) -> SyncRecord:
     return SyncRecord(
         str(item.get("id") or ""),
-        str(item.get("containerRepositoryId") or ""),
+        str(item.get("containerRepositoryId") or item.get("modelRecordId") or ""),
         str(item.get("state") or "").upper(),
         parse_time(item.get("lastSyncedAt")),
         str(item.get("lastSyncFailure") or item.get("verificationFailure") or ""),

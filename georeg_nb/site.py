@@ -19,6 +19,7 @@ from georeg_nb.nodes import LocalNode, Node
 from georeg_nb.omnibus import Omnibus
 from georeg_nb.parameters import ScenarioParameters, SiteParameters, SitesFile
 from georeg_nb.registry_api import RegistryAPI
+from georeg_nb.versions import Profile
 
 KEEP = "/var/lib/georeg/keep"
 Role = Literal["primary", "secondary"]
@@ -160,6 +161,14 @@ class Site:
     def metadata_db(self) -> MetadataDB:
         """The site's own external metadata database. A new object each time: what is there changes in a run."""
         return MetadataDB(self.parameters.database, site=self.name)
+
+    @property
+    def profile(self) -> Profile:
+        """What differs in the release that is installed on the registry's node: asked each time, it may be upgraded."""
+        try:
+            return Profile.of(self.omnibus.version(), self.omnibus.registry_version())
+        except NodeFileMissing:  # before the registry's first reconfigure
+            return Profile.of(self.omnibus.version())
 
     @property
     def keep(self) -> Keep:

@@ -11,7 +11,6 @@ from georeg_nb.omnibus.rendered import (
     RegistryConfig,
     Service,
     parse_status,
-    parse_version,
 )
 
 __all__ = [
@@ -32,6 +31,5 @@ __all__ = [
     "Service",
     "Window",
     "parse_status",
-    "parse_version",
     "predict_window",
 ]

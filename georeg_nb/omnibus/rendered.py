@@ -188,11 +188,3 @@ def parse_status(text: str) -> dict[str, Service]:
             state, name, pid, seconds = match.groups()
             found[name] = Service(name, state == "run", int(pid) if pid else None, int(seconds))
     return found
-
-
-def parse_version(text: str) -> tuple[int, int, int]:
-    """`18.7.7-ee`, `gitlab-ee 18.7.7`, `v4.32.0-gitlab` → (18, 7, 7). Raises ValueError."""
-    match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
-    if not match:
-        raise ValueError(f"no version in {text!r}")
-    return int(match[1]), int(match[2]), int(match[3])

@@ -69,9 +69,13 @@ def is_connected(site: Site) -> bool:
 
 
 def is_legacy(site: Site) -> bool:
-    """Every registry node keeps its metadata in the storage."""
-    configs = [config for _, config in registry_configs(site)]
-    return bool(configs) and all(c is not None and c.mode == "legacy" for c in configs)
+    """Every registry node keeps its metadata in the storage: it is told to, or it prefers a database and has found
+    that it must not take one (procedures 3.3). What such a one does is asked of the process, never of the settings.
+    """
+    modes = {config.mode if config else "none" for _, config in registry_configs(site)}
+    if modes == {"legacy"}:
+        return True
+    return modes <= {"legacy", "prefer"} and bool(modes) and site.registry.identity().database is False
 
 
 def read_only_nodes(site: Site) -> list[str]:

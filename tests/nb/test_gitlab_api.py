@@ -139,6 +139,11 @@ NODE = {
     "verificationState": "SUCCEEDED",
 }
 GRAPHQL = "/geo/node_proxy/2/graphql"
+FIELDS = ("id", "state", "lastSyncFailure", "lastSyncedAt", "verificationState", "containerRepositoryId", "retryAt")
+
+
+def schema(*fields: str) -> Answer:
+    return json_answer({"data": {"__type": {"fields": [{"name": name} for name in fields or FIELDS]}}})
 
 
 def body(request: Request) -> dict[str, Any]:
@@ -146,21 +151,38 @@ def body(request: Request) -> dict[str, Any]:
 
 
 def test_records_come_cursor_by_cursor_through_the_primary(server: ScriptedServer, api: GitLabAPI) -> None:
-    server.plan("POST", GRAPHQL, page([NODE], "cursor"), page([{**NODE, "state": "FAILED", "lastSyncFailure": "why"}]))
+    failed = {**NODE, "state": "FAILED", "lastSyncFailure": "why"}
+    server.plan("POST", GRAPHQL, schema(), page([NODE], "cursor"), page([failed]))
     found = api.sync_records(SITE, "FAILED")
     assert [(record.repository, record.state, record.failure) for record in found] == [
         ("12", "SYNCED", ""),
         ("12", "FAILED", "why"),
     ]
-    asked = [body(request) for request in server.requests]
+    asked = [body(request) for request in server.requests][1:]
     assert [request["variables"]["after"] for request in asked] == [None, "cursor"]
     assert all(request["variables"]["site"] == "fr-site" for request in asked)
     assert "replicationState: FAILED" in asked[0]["query"]
 
 
 def test_a_site_that_graphql_does_not_know_has_no_records(server: ScriptedServer, api: GitLabAPI) -> None:
-    server.plan("POST", GRAPHQL, json_answer({"data": {"geoNode": None}}))
+    server.plan("POST", GRAPHQL, schema(), json_answer({"data": {"geoNode": None}}))
     assert api.sync_records(SITE) == []
+
+
+def test_only_fields_that_the_schema_has_are_asked_for(server: ScriptedServer, api: GitLabAPI) -> None:
+    node = {"id": "7", "state": "synced", "lastSyncedAt": "2026-08-22T09:20:00Z", "modelRecordId": "12"}
+    server.plan("POST", GRAPHQL, schema(*node), page([node]), page([node]))
+    assert [(record.repository, record.verification) for record in api.sync_records(SITE)] == [("12", "")]
+    api.sync_records(SITE)
+    queries = [body(request)["query"] for request in server.requests]
+    assert len(queries) == 3  # the schema is asked once
+    assert "nodes { id state lastSyncedAt modelRecordId }" in queries[1]
+
+
+def test_records_without_what_is_needed_are_refused(server: ScriptedServer, api: GitLabAPI) -> None:
+    server.plan("POST", GRAPHQL, schema("id", "state"))
+    with pytest.raises(StepFailed, match="no lastSyncedAt"):
+        api.sync_records(SITE)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +232,7 @@ def test_synced_since(state: str, moment: str | None, expected: bool) -> None:
 
 def test_waiting_until_everything_was_synced(server: ScriptedServer, api: GitLabAPI) -> None:
     old = {**NODE, "lastSyncedAt": "2026-08-22T09:00:00Z"}
-    server.plan("POST", GRAPHQL, page([old, NODE]), page([NODE, NODE]))
+    server.plan("POST", GRAPHQL, schema(), page([old, NODE]), page([NODE, NODE]))
     told: list[tuple[str, float | None]] = []
     left = api.wait_until_synced(SITE, SINCE, limit=60, progress=lambda text, share: told.append((text, share)))
     assert left == []
@@ -218,7 +240,7 @@ def test_waiting_until_everything_was_synced(server: ScriptedServer, api: GitLab
 
 
 def test_waiting_ends_with_what_is_left(server: ScriptedServer, api: GitLabAPI) -> None:
-    server.plan("POST", GRAPHQL, page([{**NODE, "state": "FAILED", "lastSyncFailure": "no connection"}]))
+    server.plan("POST", GRAPHQL, schema(), page([{**NODE, "state": "FAILED", "lastSyncFailure": "no connection"}]))
     assert [record.failure for record in api.wait_until_synced(SITE, SINCE, limit=0)] == ["no connection"]
 
 

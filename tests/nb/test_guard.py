@@ -111,6 +111,14 @@ def endpoint(**facts: Any) -> Callable[[World], None]:
     return change
 
 
+def release(gitlab: str, registry: str) -> Callable[[World], None]:
+    def change(world: World) -> None:
+        world.primary.node.files["/opt/gitlab/version-manifest.txt"] = f"gitlab-ee {gitlab}\n".encode()
+        world.primary.node.files["/var/opt/gitlab/registry/VERSION"] = f"registry x v{registry}-gitlab\n".encode()
+
+    return change
+
+
 def swapped(world: World) -> None:
     world.geo_sites = [replace(entry, primary=not entry.primary) for entry in world.geo_sites]
 
@@ -156,6 +164,8 @@ CASES = [
     Case("version_is_supported", put("version", "19.0.1-ee"), "19.0.2"),
     Case("version_is_supported", put("version", "18.1.0-ee"), "18.3", verdict="warning"),
     Case("version_is_supported", put("version", "18.10.1-ee"), "rehearsed", verdict="warning"),
+    Case("version_is_supported", put("version", "19.4.0-ee"), "does not know", verdict="warning"),
+    Case("version_is_supported", put("version", "nightly"), "released"),
     Case("version_is_supported", file("/opt/gitlab/version-manifest.txt", b"gitlab-ee 17.2.9\n"), "17.2.9"),
     Case("package_runs", file("/opt/gitlab/version-manifest.txt", b"gitlab-ee 18.7.6\n"), "finish the upgrade"),
     Case("geo_is_licensed", lambda w: setattr(w, "license", License("starter", False)), "starter"),
@@ -188,7 +198,11 @@ CASES = [
     Case("registry_runs", no_file("/opt/gitlab/service/registry"), "not enabled"),
     Case("registry_is_legacy_or_moved", put("process_mode", "database"), "reconfigure"),
     Case("registry_is_legacy_or_moved", put("process_mode", "silent"), "own registry"),
-    Case("registry_is_legacy_or_moved", config("database", {"enabled": "prefer"}), "false"),
+    Case(
+        "registry_is_legacy_or_moved",
+        two(config("database", {"enabled": "prefer"}), put("process_mode", "database")),
+        "= false",
+    ),
     Case("registry_is_legacy_or_moved", config("database", {"enabled": True}), "another database"),
     Case("registry_is_legacy_or_moved", lock("database"), "never delete the lock file blindly"),
     Case("lockfiles_agree", lock("database", "filesystem"), "both"),
@@ -224,6 +238,8 @@ CASES = [
     Case("database_answers", server(tls=False, tls_version=""), "TLS"),
     Case("database_is_new_enough", server(version=140011), "upgrade"),
     Case("database_is_new_enough", server(version=150004), "16", verdict="warning"),
+    Case("database_is_new_enough", two(release("17.5.5", "4.10.0"), server(version=140011)), "18.2", verdict="warning"),
+    Case("database_is_new_enough", two(release("17.5.5", "4.10.0"), server(version=120011)), "upgrade"),
     Case("database_is_writable", server(in_recovery=True), "recovery"),
     Case("database_is_writable", server(read_only_by_default=True), "default_transaction_read_only"),
     Case("database_belongs_to_registry", server(owner="postgres", may_create=False), "OWNER TO registry"),
@@ -274,6 +290,25 @@ def test_what_is_wrong_is_said_with_what_to_do(case: Case) -> None:
     assert finding.verdict == case.verdict, finding
     assert case.says in f"{finding.found} {finding.remedy}", finding
     assert finding.remedy or finding.verdict == "warning"
+
+
+def test_a_registry_that_prefers_a_database_and_fell_back_is_legacy() -> None:
+    world = World()
+    config("database", {"enabled": "prefer", "host": "/var/opt/gitlab/postgresql"})(world)
+    world.primary.lock("filesystem")
+    for name in ("registry_is_legacy_or_moved", "no_foreign_database", "lockfiles_agree"):
+        assert ask(CHECKS[name], world).verdict == "passed", name
+    assert state.is_legacy(world.primary)
+    world.primary.process_mode = "database"
+    assert not state.is_legacy(world.primary)
+
+
+def test_an_unknown_release_is_shown_by_what_it_says_itself() -> None:
+    world = World()
+    world.primary.version = "20.0.1-ee"
+    rows = {row["what"]: row["found"] for row in ask(CHECKS["version_is_supported"], world).rows or ()}
+    assert rows["registry"] == "4.32.0" and rows["registry mode, running"] == "legacy"
+    assert any(name.startswith("assumed: ") for name in rows)
 
 
 def test_every_check_has_a_failing_case() -> None:

@@ -21,7 +21,6 @@ from georeg_nb.omnibus import (
     Omnibus,
     RegistryConfig,
     parse_status,
-    parse_version,
     predict_window,
 )
 from georeg_nb.omnibus.importer import parse_log_line
@@ -107,14 +106,6 @@ def test_status() -> None:
     assert found["registry"].up and found["registry"].pid == 1234 and found["registry"].seconds == 56
     assert not found["sidekiq"].up and found["sidekiq"].pid is None
     assert set(found) == {"registry", "sidekiq"}
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [("18.7.7-ee", (18, 7, 7)), ("gitlab-ee 18.7.7", (18, 7, 7)), ("v4.32.0-gitlab", (4, 32, 0))],
-)
-def test_versions(text: str, version: tuple[int, int, int]) -> None:
-    assert parse_version(text) == version
 
 
 # the importer's log

@@ -8,7 +8,7 @@ from georeg_nb.procedures.import_metadata import checks
 from georeg_nb.runbook import Finding, check, expect, failed, passed, warning
 from georeg_nb.site import Site, Sites
 
-OLDEST, RECOMMENDED = 15_00_00, 16_00_00
+OLDEST, OLDEST_TABLES, RECOMMENDED = 15_00_00, 13_00_00, 16_00_00
 UNSURE = ("disable", "require")
 
 
@@ -32,9 +32,11 @@ def database_answers(site: Site) -> Finding:
 
 @check("its version is supported", source="procedures 2.3, registry 4", evidence="run")
 def database_is_new_enough(site: Site) -> Finding:
-    """The registry refuses servers older than 15."""
+    """The registry refuses servers older than 15; before its release 4.24 (GitLab 18.2) it did not look."""
     server = site.metadata_db.server()
     found = f"PostgreSQL {server.version_text}"
+    if OLDEST_TABLES <= server.version < OLDEST and not site.profile.supports("needs-postgresql-15"):
+        return warning(found, "15 or later", remedy="the registry of GitLab 18.2 and later will not start on it")
     if server.version < OLDEST:
         return failed(found, "15 or later", remedy="upgrade the server, or use another one")
     if server.version < RECOMMENDED:

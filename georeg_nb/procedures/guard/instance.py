@@ -7,16 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from georeg_nb.errors import HttpRefused, NodeFileMissing
 from georeg_nb.gitlab_api import GeoSite
-from georeg_nb.omnibus import parse_version
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import ask_rails
 from georeg_nb.readers import GEO_ROLE
 from georeg_nb.runbook import Finding, check, expect, failed, not_applicable, passed, warning
 from georeg_nb.site import Site, Sites
+from georeg_nb.versions import NEWEST, REHEARSED, Profile, parse_version, text
 
-OLDEST, RECOMMENDED = (17, 5, 0), (18, 3, 0)
-TESTED = (18, 7)
-REFUSED = {(19, 0, 0), (19, 0, 1)}
 FRESH = timedelta(minutes=10)
 NEXT_REPORT = 90.0  # seconds; a site reports once a minute
 CLOCK_SECONDS = 60
@@ -26,21 +23,46 @@ CLOCK_SECONDS = 60
 def version_is_supported(site: Site) -> Finding:
     """17.5 is the oldest that the import pages know; 19.0.0 and 19.0.1 make populated legacy registries unreachable."""
     texts = {site.gitlab.version().version, *(package.version() for package in site.packages())}
-    versions = {parse_version(text) for text in texts}  # what runs, and what is installed on every node
-    shown = " and ".join(".".join(map(str, version)) for version in sorted(versions))
     expected = "17.5 or later, 18.3 or later recommended"
-    if min(versions) < OLDEST:
+    try:  # what runs, and what is installed on every node
+        profiles = sorted({Profile.of(found) for found in texts}, key=lambda profile: profile.gitlab)
+    except ValueError:
+        return failed(" and ".join(sorted(texts)), expected, remedy="is this a released GitLab Linux package?")
+    shown = " and ".join(".".join(map(str, profile.gitlab)) for profile in profiles)
+    if not all(profile.supports("import-supported") for profile in profiles):
         return failed(shown, expected, remedy="upgrade both sites first")
-    if versions & REFUSED:
+    if any(profile.supports("hides-legacy-images") for profile in profiles):
         return failed(
             shown, expected, remedy="upgrade both sites to 19.0.2 or later first: 19.0.0 and 19.0.1 hide images"
         )
-    if min(versions) < RECOMMENDED:
+    if any(profile.is_newer_than_known for profile in profiles):
+        return warning(
+            shown,
+            f"{expected}; known up to {text(NEWEST)}",
+            remedy="this runbook does not know the release: what it shows itself is in the table; rehearse on a test "
+            "pair first",
+            rows=_probed(site, profiles[-1]),
+        )
+    if not all(profile.supports("import-recommended") for profile in profiles):
         return warning(shown, expected, remedy="consider to upgrade both sites to 18.3 or later first")
-    if {version[:2] for version in versions} != {TESTED}:
-        rehearsed = ".".join(map(str, TESTED))
-        return warning(shown, expected, remedy=f"rehearsed with {rehearsed} only: rehearse on a test pair first")
+    if not all(profile.is_rehearsed for profile in profiles):
+        return warning(
+            shown, expected, remedy=f"rehearsed with {', '.join(map(text, REHEARSED))}: rehearse on a test pair first"
+        )
     return passed(shown, expected)
+
+
+def _probed(site: Site, profile: Profile) -> list[dict[str, str]]:
+    """What an unknown release shows of itself, and what is assumed of it: the same as of the newest known one."""
+    identity, config = site.registry.identity(), site.omnibus.registry_config()
+    found = {
+        "registry": identity.version,
+        "registry mode, running": {True: "database", False: "legacy", None: "does not say"}[identity.database],
+        "registry mode, configured": config.mode if config else "not configured",
+        "lock files": str(state.lockfiles(site)),
+    }
+    seen = [{"what": name, "found": value} for name, value in found.items()]
+    return seen + [{"what": f"assumed: {row.what}", "found": row.detected} for row in profile.differences]
 
 
 @check("the installed package is the one that runs", source="procedures 2.0", evidence="source")

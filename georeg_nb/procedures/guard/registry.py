@@ -53,8 +53,14 @@ def registry_is_legacy_or_moved(site: Site) -> Finding:
             return passed(f"moved already: {found}", "legacy, or moved to its own database")
         return failed(found, "running: database", remedy="`gitlab-ctl restart registry`, and see its log")
     expected = "configured: legacy; running: legacy; no lock file database-in-use"
-    if "prefer" in modes:
-        return failed(found, expected, remedy="write registry['database']['enabled'] = false and reconfigure first")
+    if "prefer" in modes and said:
+        return failed(
+            found,
+            expected,
+            remedy='with "prefer" and no lock file filesystem-in-use the registry has opened a database, and what the '
+            "storage holds is hidden. If nothing was pushed since: registry['database']['enabled'] = false, remove the "
+            "lock file database-in-use, reconfigure. Else this runbook is not for it",
+        )
     if "database" in modes:
         return failed(
             found,
@@ -111,7 +117,7 @@ def no_foreign_database(site: Site) -> Finding:
         if config is None:
             continue
         address = ":".join(map(str, config.database_address))
-        bundled = state.is_bundled(config) and config.mode == "legacy"
+        bundled = state.is_bundled(config) and config.mode != "database"
         ours = state.is_ours(config, site)
         found.append("the default, not enabled" if bundled else address)
         wrong = wrong or not (bundled or ours)

@@ -18,6 +18,9 @@ from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.site import Site
 
 MIGRATE = ("gitlab-ctl", "registry-database", "migrate", "up")
+# up to 17.9 the wrapper asks whether it may stop a running registry; at end of input it dies (procedures 3.2)
+STOP_AND_MIGRATE = ("sh", "-c", f"echo y | {' '.join(MIGRATE)}")
+START_REGISTRY = ("gitlab-ctl", "start", "registry")
 BACKUP_IS_FRESH = timedelta(days=7)
 
 
@@ -67,7 +70,7 @@ def database_block(site: Site, *, enabled: bool) -> str:
     2.3).
     """
     database = site.parameters.database
-    return (
+    settings = [
         gitlab_rb.external_database(
             enabled=enabled,
             host=database.host,
@@ -78,9 +81,10 @@ def database_block(site: Site, *, enabled: bool) -> str:
             sslmode=database.sslmode,
             sslrootcert=database.node_sslrootcert,
         )
-        + "\n"
-        + gitlab_rb.assignment("postgresql", ["registry", "auto_create"], False)
-    )
+    ]
+    if site.profile.supports("bundled-registry-database"):
+        settings.append(gitlab_rb.assignment("postgresql", ["registry", "auto_create"], False))
+    return "\n".join(settings)
 
 
 class ConnectDatabase(ImportStep):
@@ -150,11 +154,23 @@ class MigrateSchema(ImportStep):
         return Done(f"current: {finding.found}") if finding.verdict == "passed" else False
 
     def plan(self, site: Site) -> Plan:
-        return Plan([Change("command", site.registry_nodes[0].name, after=" ".join(MIGRATE))], duration="5 to 60 s")
+        command: tuple[str, ...] = MIGRATE
+        note = ""
+        if site.profile.supports("migrate-asks-to-stop"):
+            command, note = STOP_AND_MIGRATE, "this release stops the registry meanwhile: pulls and pushes fail"
+        change = Change("command", site.registry_nodes[0].name, after=" ".join(command))
+        return Plan([change], duration="5 to 60 s", note=note)
 
     def apply(self, site: Site) -> None:
-        package = site.omnibus
-        _registry_database(site, f"{site.name}-{self.name}", MIGRATE)
+        package, job = site.omnibus, f"{site.name}-{self.name}"
+        if site.profile.supports("migrate-asks-to-stop"):
+            try:
+                _registry_database(site, job, STOP_AND_MIGRATE)
+            except (CommandFailed, StepFailed):
+                package.node.run(START_REGISTRY, check=False)  # the wrapper starts it again only when all went well
+                raise
+        else:
+            _registry_database(site, job, MIGRATE)
         # `migrate status` counts only half of them; the plan of a second run is the one sure answer (registry 0 fact 4)
         left = _registry_database(site, f"{site.name}-{self.name}-check", (*MIGRATE, "--dry-run"))
         planned = [line for line in left.splitlines() if line.strip() and line.strip()[:14].isdigit()]
