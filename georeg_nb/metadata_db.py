@@ -37,6 +37,11 @@ _FINGERPRINT: LiteralString = """
 """
 _DIGEST: LiteralString = """(CASE get_byte(m.digest, 0) WHEN 1 THEN 'sha256:' ELSE 'sha512:' END)
     || encode(substring(m.digest FROM 2), 'hex')"""
+TAG_LINES = " ".join(
+    f"""SELECT r.path || ' ' || t.name || ' ' || {_DIGEST} {_TAGS}
+    JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id""".split()
+)
+"""Every tag as one line, "path tag digest": for psql on a node, by hand."""
 # Aggregate tags with manifests first and join repositories to the result, never before (registry 8).
 _REPOSITORIES: LiteralString = f"""
     SELECT r.path, x.tags, encode(x.f, 'hex')

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from georeg_nb.errors import ParametersError, Problem
 from georeg_nb.parameters import MigrateLegacyParameters, ScenarioParameters
+from georeg_nb.procedures import shell
 from georeg_nb.procedures.guard import GUARD
 from georeg_nb.procedures.hold_sync import HOLD, RELEASE
 from georeg_nb.procedures.import_metadata import IMPORT
@@ -44,6 +45,7 @@ MIGRATE_LEGACY = Scenario(
         Section("release", RELEASE, secondaries, after=("secondary.import", "primary.import")),
         Section("verify", VERIFY, primary, after=("release",)),
     ),
+    place=shell.place,
 )
 
 

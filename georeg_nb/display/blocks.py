@@ -78,10 +78,11 @@ class Diff:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away in HTML, and written out in text."""
+    """Blocks that are folded away in HTML, and written out in text, unless they are for the page only."""
 
     summary: str
     blocks: Sequence[Block]
+    page_only: bool = False
 
 
 Block: TypeAlias = Heading | Headline | Text | Facts | Table | Code | Diff | Details

@@ -63,7 +63,7 @@ def _block(block: Block) -> str:
             return _pre(caption, [_text(line) for line in shorten(redact(text).splitlines())], "pre-wrap")
         case Diff():
             return _pre(block.caption, [_diff_line(line) for line in shorten(list(block.lines()))])
-        case Details(summary, blocks):
+        case Details(summary, blocks, _):
             inner = "".join(_block(inner_block) for inner_block in blocks)
             title = f'<summary style="cursor:pointer;font-weight:600">{_text(summary)}</summary>'
             return f'<details style="margin:6px 0">{title}<div style="padding-left:14px">{inner}</div></details>'

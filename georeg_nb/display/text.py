@@ -65,6 +65,8 @@ def _block(block: Block) -> Iterator[RenderableType]:
             for line in shorten(list(block.lines())):
                 style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
                 yield Rich("    " + line, style=style)
+        case Details(page_only=True):
+            return
         case Details(summary, blocks):
             yield Rich(redact(summary), style="bold")
             yield Padding(renderable(blocks), (0, 0, 0, 2))

@@ -16,7 +16,7 @@ from georeg_nb import gitlab_rb
 from georeg_nb.errors import GeoregError, StepFailed
 from georeg_nb.gitlab_api import GeoSite, synced_since
 from georeg_nb.omnibus import Omnibus
-from georeg_nb.procedures import state
+from georeg_nb.procedures import hold_by_hand, state
 from georeg_nb.readers import REPLICATION_ENABLED, RUNNING_SYNC_JOBS, SYNC_LEASES
 from georeg_nb.runbook import (
     Change,
@@ -31,6 +31,7 @@ from georeg_nb.runbook import (
     not_applicable,
     passed,
 )
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site, Sites
 
 HOLD_SETTING = gitlab_rb.assignment("gitlab_rails", ["geo_registry_replication_enabled"], False)
@@ -154,6 +155,9 @@ class HoldImageSync(Step):
         if enabled == "false" and running == 0:
             return passed(found, "false; 0")
         return failed(found, "false; 0", remedy="run this again; see geo.log on the secondary")
+
+    def break_glass(self, site: Site) -> ByHand:
+        return hold_by_hand.hold(site, HOLD_SETTING)
 
     def undo(self, site: Site) -> None:
         if moved := [other.name for other in site.sites.all if state.on_own_database(other)]:
@@ -291,6 +295,9 @@ class ReleaseImageSync(Step):
             return passed(f"replication of images: {enabled}", "true")
         return failed(f"replication of images: {enabled}", "true", remedy="is it switched off elsewhere in gitlab.rb?")
 
+    def break_glass(self, site: Site) -> ByHand:
+        return hold_by_hand.release(site, HOLD_SETTING)
+
     def undo(self, site: Site) -> None:
         site.keep.save("hold", {"at": state.stamp()})
         _set_hold(site, f"{self.name}-undo", HOLD_SETTING)
@@ -350,6 +357,9 @@ class ResyncEverything(Step):
                 remedy="see geo.log on the secondary; run this again to ask for another sync of everything",
                 site=site.name,
             )
+
+    def break_glass(self, site: Site) -> ByHand:
+        return hold_by_hand.resync(site, geo_site(site).id)
 
     def verify(self, site: Site) -> Finding:
         since = datetime.fromisoformat(site.keep.load("resynced")["at"])

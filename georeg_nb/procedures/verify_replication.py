@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from georeg_nb.errors import StepFailed, VerificationDiffers
-from georeg_nb.procedures import state
+from georeg_nb.procedures import hold_by_hand, state
 from georeg_nb.procedures.canary import Canary
 from georeg_nb.procedures.hold_sync import everybody_moved, geo_site, ready
 from georeg_nb.runbook import (
@@ -29,6 +29,7 @@ from georeg_nb.runbook import (
     passed,
     warning,
 )
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site, Sites
 from georeg_nb.verification import Comparison, accept_losses, compare_databases, second_look
 
@@ -278,6 +279,9 @@ class Conclude(Step):
             if finding.failed:
                 raise VerificationDiffers(finding.found, remedy=finding.remedy, site=other.name)
         site.keep.save("concluded", {"at": state.stamp(), "sites": [other.name for other in site.sites.all]})
+
+    def break_glass(self, site: Site) -> ByHand:
+        return hold_by_hand.conclude(site)
 
     def verify(self, site: Site) -> list[Finding]:
         return [judged(compare(site.sites, other)) for other in site.sites.secondaries]

@@ -23,12 +23,13 @@ from georeg_nb.errors import (
 from georeg_nb.ledger import CheckResult, Ledger, Outcome
 from georeg_nb.records import Record
 from georeg_nb.runbook.approvals import Approvals, Attestation
+from georeg_nb.runbook.break_glass import BreakGlass
 from georeg_nb.runbook.checking import ask, log_traceback
 from georeg_nb.runbook.crash import AFTER_APPLY, BEFORE, CrashPoint
 from georeg_nb.runbook.findings import Check, Finding
 from georeg_nb.runbook.interrupts import Interrupted, exit_code, termination_interrupts
 from georeg_nb.runbook.locks import SiteLocks, is_dead, read_holder
-from georeg_nb.runbook.model import Change, Plan
+from georeg_nb.runbook.model import Change, Plan, Scenario
 from georeg_nb.runbook.refs import Ref
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.views import PlannedStep
@@ -44,7 +45,12 @@ class Engine:
     approvals: Approvals
     locks: SiteLocks
     reporter: Reporter
+    scenario: Scenario
+    refs: Sequence[Ref]
     views: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sheet = BreakGlass(self.scenario, self.refs, self.look, self.record, self.ledger)
 
     def look(self, site: Any) -> Any:
         """The site, read-only: what checks and plans get."""
@@ -83,6 +89,7 @@ class Engine:
             log_traceback(self.record, f"plan of {ref.id}", error)
             return PlannedStep(ref, "failed", f"cannot be planned: {type(error).__name__}: {error} (see errors.log)")
         planned = PlannedStep(ref, "waits for approval", plan=plan, instruction=instruction or "")
+        planned.by_hand = self.sheet.of(ref)
         self.approvals.show(ref, planned.digest)
         if instruction is not None:
             attestation = self._usable_attestation(ref)
@@ -118,6 +125,7 @@ class Engine:
         self.reporter.on_progress = crash.progress
         self.ledger.append("step.started", step=ref.id, site=ref.site.name, digest=planned.digest)
         self.reporter.progress(ref.site.name, f"{ref.id}: {ref.step.title}")
+        self._write_sheet(ref)
         try:
             with termination_interrupts():
                 crash.applying()
@@ -148,6 +156,7 @@ class Engine:
         except Exception as error:
             raise self._failed(ref, error) from error
         self.ledger.append("step.undone", step=ref.id, site=ref.site.name)
+        self._write_sheet(ref)
         self.approvals.fall(ref, "")  # or the next 'run all' would do it again
 
     def tidy(self) -> None:
@@ -253,6 +262,11 @@ class Engine:
     def _end(self, ref: Ref, outcome: Outcome, reason: str, **facts: Any) -> None:
         self.ledger.append("step.ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason, **facts)
         self.reporter.progress(ref.site.name, f"{ref.id}: {outcome}")
+        self._write_sheet(ref)
+
+    def _write_sheet(self, ref: Ref) -> None:
+        if trouble := self.sheet.write(ref.site):
+            self.reporter.progress(ref.site.name, trouble)
 
     def _interrupted(self, ref: Ref, error: KeyboardInterrupt) -> Interrupted:
         code = exit_code(error)

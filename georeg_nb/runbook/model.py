@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from georeg_nb.runbook.by_hand import ByHand, Place
 from georeg_nb.runbook.findings import Check, Evidence, Finding
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ class Step:
         """Take the change back. Override it where there is a way."""
         raise TypeError(f"step {self.name} cannot be undone")
 
+    def break_glass(self, site: Site) -> ByHand | str:
+        """Plain shell lines that finish or undo this step without georeg, or the reason why it needs none.
+
+        Reads only. Its lines are made from the same constants and blocks as `apply`.
+        """
+        return ""
+
     def attested(self, site: Site, attestation: dict[str, str]) -> None:
         """Keep on the site who did a manual step (`text`, `who`, `when`, `run`): later runs look there in `is_done`."""
         site.keep.save(f"attested-{self.name}", attestation)
@@ -163,6 +171,8 @@ class Scenario:
     title: str
     starts_from: StartingPoint
     sections: Sequence[Section] = field(default_factory=tuple)
+    place: Callable[[Site], Place] | None = None
+    """What the break-glass lines of a site rely on."""
 
     def __iter__(self) -> Iterator[Section]:
         return iter(self.sections)

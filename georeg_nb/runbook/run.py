@@ -60,7 +60,9 @@ class Run:
         if approve:
             self._approvals.wish(approve, "parameter")
         locks = SiteLocks(record.run, self.ledger.append, getattr(options, "take_over", ""))
-        self._engine = Engine(sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record))
+        self._engine = Engine(
+            sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record), scenario, self._refs
+        )
         self._sections = Sections(scenario, self._engine, self._refs, show)
         self.ledger.append(
             "run.opened",

@@ -125,6 +125,7 @@ class Sections:
         self.plans.update({step.ref.id: step.data() for step in planned})
         self.engine.record.write_json("plan.json", list(self.plans.values()))
         if refs:
+            self.engine.sheet.write()
             self.show(PlanView(part.name, planned))
         unplannable = [f"{step.ref.id} {step.reason}" for step in planned if step.status == "failed"]
         if unplannable:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from georeg_nb.display import Block, Code, Diff, Document, Facts, Heading, Headline, Table, Text
 from georeg_nb.ledger import COMPLETE, CheckResult, RunVerdict, StepOutcome
+from georeg_nb.runbook.break_glass import blocks as by_hand_blocks
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.runbook.model import Change, Plan
 from georeg_nb.runbook.refs import Ref
 
@@ -144,6 +146,7 @@ class PlannedStep:
         self.plan = plan or Plan()
         self.instruction = instruction
         self.approval = approval
+        self.by_hand: ByHand | str = ""
         self.digest = self.plan.digest(ref.id, ref.site.name) if plan else ""
 
     @property
@@ -169,6 +172,7 @@ class PlannedStep:
             "note": self.plan.note,
             "digest": self.digest,
             "changes": [dict(change.__dict__) for change in self.plan.changes],
+            "break_glass": self.by_hand.data() if isinstance(self.by_hand, ByHand) else self.by_hand,
         }
 
     def blocks(self) -> list[Block]:
@@ -191,7 +195,7 @@ class PlannedStep:
             blocks.append(Text("Cannot be undone. Only its own full name approves it, never 'all'.", "bad"))
         if self.plan.note:
             blocks.append(Text(self.plan.note, "care"))
-        return [*blocks, *(change_block(change) for change in self.plan.changes)]
+        return [*blocks, *(change_block(change) for change in self.plan.changes), *by_hand_blocks(self.by_hand)]
 
 
 def change_block(change: Change) -> Block:
@@ -220,7 +224,9 @@ class PlanView(View):
         self.steps = tuple(steps)
         several = len({step.ref.site.name for step in steps}) > 1
         self.rows = [_plan_row(step, several) for step in steps]
-        data = {"section": section, "steps": [step.data() for step in steps]}
+        # the lines by hand are in the page, in plan.json and in the sheet: once more here would be too often
+        shown = [{key: value for key, value in step.data().items() if key != "break_glass"} for step in steps]
+        data = {"section": section, "steps": shown}
         self.document = Document("plan", self._blocks(several), data)
 
     def _blocks(self, several: bool) -> list[Block]:

@@ -11,9 +11,11 @@ from georeg_nb.errors import CommandTimeout, GeoregError, StepFailed
 from georeg_nb.omnibus import ImportLog
 from georeg_nb.procedures import hold_sync, state
 from georeg_nb.procedures.forecast import read_tags
+from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 IMPORT = ("gitlab-ctl", "registry-database", "import", "--log-to-stdout", "--row-count")
@@ -53,6 +55,9 @@ class TakeSnapshot(ImportStep):
             site.keep.save("snapshot", state.Snapshot(opened.opened, state.stamp(), tags).data())
         except GeoregError as error:
             raise window.gave_up(site, error) from error
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.snapshot(site)
 
     def verify(self, site: Site) -> Finding:
         kept = state.valid_snapshot(site)
@@ -151,6 +156,9 @@ class Import(ImportStep):
         if problems:
             raise StepFailed("the import was not started: " + "; ".join(problems), site=site.name)
 
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.importing(site, IMPORT, checks.import_job(site))
+
     def verify(self, site: Site) -> Finding:
         kept, last = state.valid_snapshot(site), state.last_import(site)
         report = site.keep.load("import-report") or {}
@@ -242,6 +250,9 @@ class Compare(ImportStep):
             site.keep.save("proof", proof)
         except GeoregError as error:
             raise window.gave_up(site, error) from error
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.compare(site)
 
     def verify(self, site: Site) -> Finding:
         kept = state.valid_snapshot(site)

@@ -12,9 +12,11 @@ from georeg_nb.errors import CommandFailed, StepFailed
 from georeg_nb.omnibus import ImportLog, Omnibus
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
+from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 MIGRATE = ("gitlab-ctl", "registry-database", "migrate", "up")
@@ -52,6 +54,9 @@ class Backup(ImportStep):
             "were pushed."
         )
 
+    def break_glass(self, site: Site) -> str:
+        return in_shell.backup(site)
+
     def verify(self, site: Site) -> Finding:
         kept = site.keep.load("attested-backup") or {}
         return passed(f"attested by {kept.get('who')}: {kept.get('text')}", "attested")
@@ -65,7 +70,7 @@ def _age(kept: dict[str, Any]) -> timedelta:
     return datetime.now(UTC) - (when if when.tzinfo else when.replace(tzinfo=UTC))
 
 
-def database_block(site: Site, *, enabled: bool) -> str:
+def database_block(site: Site, *, enabled: bool, password: str | None = None) -> str:
     """The whole hash of the site's external database, and no second copy of it in the bundled server (procedures
     2.3).
     """
@@ -76,7 +81,7 @@ def database_block(site: Site, *, enabled: bool) -> str:
             host=database.host,
             port=database.port,
             user=database.user,
-            password=database.password.resolve().reveal(),
+            password=database.password.resolve().reveal() if password is None else password,
             dbname=database.name,
             sslmode=database.sslmode,
             sslrootcert=database.node_sslrootcert,
@@ -124,6 +129,9 @@ class ConnectDatabase(ImportStep):
         if state.is_connected(site) and state.is_legacy(site):
             return passed(shown, f"legacy, {site.metadata_db.address}")
         return failed(shown, f"legacy, {site.metadata_db.address}", remedy="is another block of gitlab.rb in the way?")
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.connect_database(site, database_block(site, enabled=False, password=in_shell.TYPED))
 
     def undo(self, site: Site) -> None:
         if state.on_own_database(site):
@@ -180,6 +188,9 @@ class MigrateSchema(ImportStep):
 
     def verify(self, site: Site) -> Finding:
         return checks.schema_is_current(site)
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.migrate_schema(site, MIGRATE)
 
 
 def _registry_database(site: Site, job: str, argv: tuple[str, ...]) -> str:
@@ -240,6 +251,9 @@ class ClearHalfImport(ImportStep):
 
     def apply(self, site: Site) -> None:
         site.metadata_db.truncate_tags()
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.clear_half_import(site)
 
     def verify(self, site: Site) -> Finding:
         count = site.metadata_db.count("tags")

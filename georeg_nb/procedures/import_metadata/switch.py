@@ -10,10 +10,12 @@ from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
 from georeg_nb.omnibus import Omnibus
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
+from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import window
 from georeg_nb.procedures.import_metadata.prepare import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 RECOMPUTE = "ContainerRepository.find({}).replicator.verify"
@@ -103,6 +105,9 @@ class EnableDatabase(ImportStep):
             lock = passed(str(files), "database-in-use, or not known")
         return [header, lock]
 
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.enable_database(site)
+
     def undo(self, site: Site) -> None:
         back_to_legacy(site)
 
@@ -188,6 +193,9 @@ class Writable(ImportStep):
     def verify(self, site: Site) -> Finding:
         return window.accepted_everywhere(site)
 
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.writable(site)
+
 
 def lost_repositories(site: Site) -> list[str]:
     """Repositories of which the import left a tag behind, as was agreed."""
@@ -243,6 +251,9 @@ class RecomputeChecksums(ImportStep):
         last = state.window(site)
         if last is not None:
             site.keep.save("checksums", {"window": last.opened, "at": state.stamp(), "repositories": lost})
+
+    def break_glass(self, site: Site) -> ByHand | str:
+        return in_shell.recompute_checksums(site, RECOMPUTE)
 
     def verify(self, site: Site) -> Finding:
         kept = site.keep.load("checksums") or {}

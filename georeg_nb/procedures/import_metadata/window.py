@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from georeg_nb import gitlab_rb
 from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
 from georeg_nb.nodes import Node
 from georeg_nb.omnibus import LOCKFILES, Omnibus
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
+from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks
 from georeg_nb.procedures.state import Window
 from georeg_nb.runbook import Done, Finding, Plan, Step, failed, passed
+from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 LOCKFILE = b'{"version":1}'
@@ -122,6 +123,9 @@ class ReadOnly(ImportStep):
     def verify(self, site: Site) -> Finding:
         return refused_everywhere(site)
 
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.read_only(site)
+
     def undo(self, site: Site) -> None:
         if state.on_own_database(site):
             raise StepFailed("the window is over: the registry works on its database", site=site.name)
@@ -135,13 +139,7 @@ class ReadOnly(ImportStep):
 
 
 def _settings(package: Omnibus) -> dict[str, str | None]:
-    config = package.registry_config()
-    if config is None:
-        raise StepFailed("no config.yml was rendered for the registry", node=package.node.name)
-    try:
-        return {state.READ_ONLY: gitlab_rb.read_only(config.storage)}
-    except ValueError as error:
-        raise StepFailed(f"config.yml of the registry: {error}", node=package.node.name) from None
+    return {state.READ_ONLY: in_shell.read_only_block(package)}
 
 
 def shows_read_only(package: Omnibus) -> list[str]:
@@ -187,6 +185,9 @@ class LetPushesIn(ImportStep):
 
     def apply(self, site: Site) -> None:
         let_pushes_in(site)
+
+    def break_glass(self, site: Site) -> ByHand:
+        return in_shell.let_pushes_in(site)
 
     def verify(self, site: Site) -> Finding:
         return accepted_everywhere(site)
