@@ -1,31 +1,38 @@
 """The site's front door, as GitLab's bundled nginx: TLS on both external URLs, plain HTTP to Rails and the registry.
 
 `python -m georeg_lab.nginx --root ROOT`. Addresses and certificates are what reconfigure left in ROOT/run/lab.json.
-Bodies are held in memory and limited to MAX_BODY, which is plenty for synthetic images.
+Bodies are held in memory and limited to MAX_BODY, which is plenty for synthetic images. Every request of a rehearsal
+goes through here, so connections to the upstreams are kept open, and nothing is parsed that is only handed on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import ssl
+from asyncio import LimitOverrunError, StreamReader, StreamWriter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from tornado.httpclient import HTTPError, HTTPRequest
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders
-from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
-from tornado.web import Application, RequestHandler
 
 from georeg_lab.layout import inside, root_from_environment
 
 MAX_BODY = 64 * 1024 * 1024
-UPSTREAM_SECONDS = 300.0
-HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection", "expect"}
+MAX_HEAD = 64 * 1024
+CONNECT_SECONDS, UPSTREAM_SECONDS = 5.0, 300.0
+IDLE_CONNECTIONS = 32
+HOP_BY_HOP = {
+    *(b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"proxy-connection"),
+    *(b"expect", b"content-length"),
+}
+OURS = {b"x-real-ip", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+SET_ANEW = {b"server", b"date"}
+REPEATABLE = {b"GET", b"HEAD", b"OPTIONS"}
+BODILESS = {b"204", b"304"}
 
 GITLAB_502 = """<!DOCTYPE html>
 <html>
@@ -45,6 +52,8 @@ PLAIN_502 = """<html>
 </html>
 """
 
+Headers = list[tuple[bytes, bytes]]
+
 
 @dataclass(frozen=True)
 class Host:
@@ -57,87 +66,228 @@ class Host:
     key: Path
 
 
-class Proxy(RequestHandler):
-    """Hand the request on, and the answer back, unchanged but for the headers between two hops."""
+class Refused(Exception):
+    """A request that nginx itself refuses; the message is the status line's end."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-    def initialize(self, host: Host, client: SimpleAsyncHTTPClient) -> None:
-        """Called by tornado for each request."""
-        self.host = host
-        self.client = client
+@dataclass
+class Message:
+    """A request or an answer: its first line's three parts, headers, and the whole body."""
 
-    def set_default_headers(self) -> None:
-        """Only what the upstream says, and nginx as the server."""
-        self.clear_header("Content-Type")
-        self.set_header("Server", "nginx")
+    line: list[bytes]
+    headers: Headers
+    body: bytes = b""
 
-    def compute_etag(self) -> None:
-        """No entity tag of our own."""
+    def header(self, name: bytes) -> bytes:
+        """The first header of this name (lower case), b"" if there is none."""
+        return next((value for key, value in self.headers if key.lower() == name), b"")
 
-    async def _hand_on(self) -> None:
-        headers = HTTPHeaders()
-        for name, value in self.request.headers.get_all():
-            if name.lower() not in HOP_BY_HOP:
-                headers.add(name, value)
-        headers["X-Real-IP"] = str(self.request.remote_ip)
-        headers["X-Forwarded-For"] = str(self.request.remote_ip)
-        headers["X-Forwarded-Proto"] = "https"
-        headers["X-Forwarded-Host"] = self.request.host
-        has_body = bool(self.request.body) or self.request.method in ("POST", "PUT", "PATCH")
-        request = HTTPRequest(
-            f"http://127.0.0.1:{self.host.upstream}{self.request.uri}",
-            method=str(self.request.method),
-            headers=headers,
-            body=self.request.body if has_body else None,
-            follow_redirects=False,
-            decompress_response=False,
-            allow_nonstandard_methods=True,
-            connect_timeout=5,
-            request_timeout=UPSTREAM_SECONDS,
-        )
+    @property
+    def closes(self) -> bool:
+        """The sender closes the connection after this message."""
+        version = next((part for part in self.line if part.startswith(b"HTTP/")), b"")
+        return version == b"HTTP/1.0" or b"close" in self.header(b"connection").lower()
+
+
+async def read_head(reader: StreamReader) -> Message:
+    """First line and headers. Raises EOFError when there is nothing more, Refused for what is no HTTP."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except LimitOverrunError:
+        raise Refused("400 Request Header Or Cookie Too Large") from None
+    first, *lines = head[:-4].split(b"\r\n")
+    line = first.split(b" ", 2)
+    if len(line) < 2:
+        raise Refused("400 Bad Request")
+    parts = (text.partition(b":") for text in lines)
+    return Message(line, [(name, value.strip()) for name, _, value in parts])
+
+
+async def read_body(reader: StreamReader, message: Message) -> bytes | None:
+    """The body as the headers announce it; None where only the connection's end would tell."""
+    if b"chunked" in message.header(b"transfer-encoding").lower():
+        return await _read_chunks(reader)
+    length = message.header(b"content-length")
+    if not length:
+        return None
+    if not length.isdigit():
+        raise Refused("400 Bad Request")
+    if int(length) > MAX_BODY:
+        raise Refused("413 Request Entity Too Large")
+    return await reader.readexactly(int(length))
+
+
+async def _read_chunks(reader: StreamReader) -> bytes:
+    parts: list[bytes] = []
+    total = 0
+    while True:
         try:
-            answer = await self.client.fetch(request, raise_error=False)
-        except HTTPTimeoutError:
-            self._fail(504, "504 Gateway Time-out")
-            return
-        except (OSError, HTTPError):
-            self._fail(502, "502 Bad Gateway")
-            return
-        self.set_status(answer.code, answer.reason)
-        for name, value in answer.headers.get_all():
-            if name.lower() not in HOP_BY_HOP | {"content-length", "server", "date"}:
-                self.add_header(name, value)
-        if self.request.method == "HEAD" and "Content-Length" in answer.headers:
-            self.set_header("Content-Length", answer.headers["Content-Length"])
-        if answer.body and self.request.method != "HEAD":
-            self.write(answer.body)
-
-    get = head = post = put = patch = delete = options = _hand_on
-
-    def _fail(self, status: int, title: str) -> None:
-        self.set_status(status)
-        self.set_header("Content-Type", "text/html")
-        self.write(self.host.unavailable.replace("502 Bad Gateway", title))
+            size = int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16)
+        except ValueError:
+            raise Refused("400 Bad Request") from None
+        total += size
+        if total > MAX_BODY:
+            raise Refused("413 Request Entity Too Large")
+        if not size:
+            while await reader.readuntil(b"\r\n") != b"\r\n":  # trailers
+                pass
+            return b"".join(parts)
+        parts.append(await reader.readexactly(size))
+        await reader.readexactly(2)
 
 
-async def serve(hosts: Iterable[Host]) -> list[HTTPServer]:
-    """Listen with TLS on 127.0.0.1 for every host. Stop with `server.stop()`."""
-    client = SimpleAsyncHTTPClient(force_instance=True)
-    client.initialize(max_clients=100, max_body_size=MAX_BODY, max_buffer_size=MAX_BODY)
-    servers = []
-    for host in hosts:
+@dataclass
+class Upstream:
+    """A local port that answers plain HTTP, and connections to it that are kept open between requests."""
+
+    port: int
+    idle: list[tuple[StreamReader, StreamWriter]] = field(default_factory=list)
+
+    async def ask(self, method: bytes, request: bytes) -> Message:
+        """The answer. Raises OSError, EOFError or Refused when there is none, TimeoutError when it takes too long."""
+        while self.idle:
+            reader, writer = self.idle.pop()
+            if reader.at_eof() or writer.is_closing():
+                writer.close()
+                continue
+            try:
+                return await self._ask(reader, writer, method, request)
+            except (OSError, EOFError) as problem:
+                # closed just now, or in the middle of work: only what changes nothing is asked again
+                if method not in REPEATABLE or isinstance(problem, TimeoutError):
+                    raise
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=MAX_HEAD)
+        return await self._ask(reader, writer, method, request)
+
+    async def _ask(self, reader: StreamReader, writer: StreamWriter, method: bytes, request: bytes) -> Message:
+        reusable = False
+        try:
+            async with asyncio.timeout(UPSTREAM_SECONDS):
+                writer.write(request)
+                await writer.drain()
+                answer = await read_head(reader)
+                while answer.line[1].startswith(b"1"):
+                    answer = await read_head(reader)
+                if method == b"HEAD" or answer.line[1] in BODILESS:
+                    reusable = not answer.closes
+                elif (body := await read_body(reader, answer)) is not None:
+                    answer.body, reusable = body, not answer.closes
+                else:
+                    answer.body = await reader.read(-1)
+            return answer
+        finally:
+            if reusable and len(self.idle) < IDLE_CONNECTIONS:
+                self.idle.append((reader, writer))
+            else:
+                writer.close()
+
+
+class Proxy:
+    """Hands requests on, and answers back, unchanged but for the headers between two hops."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.upstream = Upstream(host.upstream)
+        self._clients: set[StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self) -> None:
+        """Listen with TLS on 127.0.0.1."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(host.certificate, host.key)
-        application = Application([(r".*", Proxy, {"host": host, "client": client})], log_function=_no_log)
-        server = HTTPServer(application, ssl_options=context, max_buffer_size=MAX_BODY, max_body_size=MAX_BODY)
-        server.listen(host.port, "127.0.0.1")
-        servers.append(server)
-    return servers
+        context.load_cert_chain(self.host.certificate, self.host.key)
+        self._server = await asyncio.start_server(
+            self._converse, "127.0.0.1", self.host.port, ssl=context, limit=MAX_HEAD
+        )
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        if self._server:
+            self._server.close()
+        for writer in [*self._clients, *(writer for _, writer in self.upstream.idle)]:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    async def _converse(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """Serve one client's connection to its end."""
+        self._clients.add(writer)
+        with contextlib.suppress(OSError, EOFError):
+            while await self._exchange(reader, writer):
+                await writer.drain()
+            await writer.drain()
+        self._clients.discard(writer)
+        writer.close()
+
+    async def _exchange(self, reader: StreamReader, writer: StreamWriter) -> bool:
+        """One request and its answer; whether the connection stays."""
+        try:
+            request = await read_head(reader)
+            if b"100-continue" in request.header(b"expect").lower():
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.body = await read_body(reader, request) or b""
+        except Refused as refusal:
+            writer.write(self._failure(str(refusal), b"", stays=False))
+            return False
+        method, stays = request.line[0], not request.closes
+        try:
+            client = str(writer.get_extra_info("peername")[0])
+            found = await self.upstream.ask(method, _to_upstream(request, client.encode()))
+        except TimeoutError:
+            writer.write(self._failure("504 Gateway Time-out", method, stays=stays))
+        except (OSError, EOFError, Refused):
+            writer.write(self._failure("502 Bad Gateway", method, stays=stays))
+        else:
+            writer.write(_to_client(found, method, stays=stays))
+        return stays
+
+    def _failure(self, title: str, method: bytes, *, stays: bool) -> bytes:
+        page = self.host.unavailable.replace("502 Bad Gateway", title).encode()
+        headers = [(b"Content-Type", b"text/html"), (b"Content-Length", str(len(page)).encode())]
+        return _answer(title.encode(), headers, b"" if method == b"HEAD" else page, stays=stays)
 
 
-def _no_log(_: RequestHandler) -> None:
-    """The upstreams log their requests themselves."""
+def _to_upstream(request: Message, client: bytes) -> bytes:
+    method, target = request.line[:2]
+    headers = [
+        *((name, value) for name, value in request.headers if name.lower() not in HOP_BY_HOP | OURS),
+        (b"X-Real-IP", client),
+        (b"X-Forwarded-For", client),
+        (b"X-Forwarded-Proto", b"https"),
+        (b"X-Forwarded-Host", request.header(b"host")),
+    ]
+    if request.body or method in (b"POST", b"PUT", b"PATCH"):
+        headers.append((b"Content-Length", str(len(request.body)).encode()))
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, _lines(headers), request.body)
+
+
+def _to_client(found: Message, method: bytes, *, stays: bool) -> bytes:
+    headers = [(name, value) for name, value in found.headers if name.lower() not in HOP_BY_HOP | SET_ANEW]
+    status = found.line[1]
+    length = found.header(b"content-length") if method == b"HEAD" else str(len(found.body)).encode()
+    if length and status not in BODILESS:
+        headers.append((b"Content-Length", length))
+    return _answer(b" ".join(found.line[1:]), headers, found.body, stays=stays)
+
+
+def _answer(status: bytes, headers: Headers, body: bytes, *, stays: bool) -> bytes:
+    ours = [
+        (b"Server", b"nginx"),
+        (b"Date", formatdate(usegmt=True).encode()),
+        (b"Connection", b"keep-alive" if stays else b"close"),
+    ]
+    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (status, _lines([*ours, *headers]), body)
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % pair for pair in headers)
+
+
+async def serve(hosts: Iterable[Host]) -> list[Proxy]:
+    """Listen with TLS on 127.0.0.1 for every host. Stop with `await proxy.close()`."""
+    proxies = [Proxy(host) for host in hosts]
+    for proxy in proxies:
+        await proxy.listen()
+    return proxies
 
 
 def hosts_of(root: Path) -> list[Host]:
@@ -165,10 +315,10 @@ async def main(root: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    servers = await serve(hosts_of(root))
+    proxies = await serve(hosts_of(root))
     await stop.wait()
-    for server in servers:
-        server.stop()
+    for proxy in proxies:
+        await proxy.close()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import requests
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
@@ -41,24 +42,40 @@ class Echo(RequestHandler):
         self.set_status(204)
 
 
+class Restarting(RequestHandler):
+    """Answers with the port that the connection came from, and drops the second request unanswered."""
+
+    requests = 0
+
+    def get(self) -> None:
+        Restarting.requests += 1
+        if Restarting.requests == 2:
+            self.detach().close()
+        else:
+            self.write(str(self.request.connection.context.address[1]))  # type: ignore[union-attr]
+
+    post = get
+
+
 def through_proxy(tmp_path: Path, use: Callable[[requests.Session, str], Result], *, up: bool = True) -> Result:
     """Run `use(session, base url)` against the proxy, with or without its upstream."""
     authority = Authority(tmp_path / "pki")
     listen, upstream = free_port(), free_port()
 
     async def run() -> Result:
-        backend = HTTPServer(Application([(r".*", Echo)]))
+        backend = HTTPServer(Application([(r"/restart", Restarting), (r".*", Echo)]))
         if up:
             backend.listen(upstream, "127.0.0.1")
-        servers = await nginx.serve([nginx.Host(listen, upstream, nginx.GITLAB_502, *authority.issue("site"))])
+        proxies = await nginx.serve([nginx.Host(listen, upstream, nginx.GITLAB_502, *authority.issue("site"))])
         with requests.Session() as session:
             session.trust_env, session.verify = False, str(authority.certificate_file)
             try:
                 return await asyncio.to_thread(use, session, f"https://127.0.0.1:{listen}")
             finally:
-                for server in [backend, *servers]:
-                    server.stop()
-                    await server.close_all_connections()
+                for proxy in proxies:
+                    await proxy.close()
+                backend.stop()
+                await backend.close_all_connections()
 
     return asyncio.run(run())
 
@@ -97,6 +114,20 @@ def test_without_upstream_it_says_that_gitlab_does_not_respond(tmp_path: Path) -
     answer = through_proxy(tmp_path, lambda session, url: session.get(f"{url}/"), up=False)
     assert answer.status_code == 502
     assert "GitLab is not responding (502)" in answer.text
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
+def test_a_dropped_connection_is_asked_again_only_for_what_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, status: int
+) -> None:
+    monkeypatch.setattr(Restarting, "requests", 0)
+
+    def ask(session: requests.Session, url: str) -> list[requests.Response]:
+        return [session.request(method, f"{url}/restart") for _ in range(4)]
+
+    first, second, third, fourth = through_proxy(tmp_path, ask)
+    assert [answer.status_code for answer in (first, second, third, fourth)] == [200, status, 200, 200]
+    assert first.text != third.text == fourth.text  # connections stay open between requests
 
 
 def test_hosts_are_what_reconfigure_left(tmp_path: Path) -> None:
