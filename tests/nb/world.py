@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from georeg_nb import gitlab_rb
+from georeg_nb import gitlab_rb, readers
 from georeg_nb.errors import DatabaseRefused, HttpRefused, NodeFileMissing, ReadOnlySite
 from georeg_nb.gitlab_api import GeoSite, GeoStatus, License, SyncRecord, Version
 from georeg_nb.metadata_db import Bucket, Server
@@ -128,6 +128,7 @@ class FakeNode:
         self.files.pop(path, None)
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60, **_: Any) -> Result:
+        readers.require(argv)
         line = " ".join(argv)
         for start, answer in self.commands.items():
             if line.startswith(start):

@@ -175,7 +175,7 @@ class MigrateSchema(ImportStep):
             try:
                 _registry_database(site, job, STOP_AND_MIGRATE)
             except (CommandFailed, StepFailed):
-                package.node.run(START_REGISTRY, check=False)  # the wrapper starts it again only when all went well
+                package.run_job(f"{job}-start", START_REGISTRY)  # the wrapper starts it again only when all went well
                 raise
         else:
             _registry_database(site, job, MIGRATE)
