@@ -7,7 +7,13 @@
     │   ├── SiteLocked           another run holds the site
     │   ├── ApprovalFallen       the plan changed after it was approved
     │   └── Unreachable          a host, database or API does not answer, or refuses us
+    │       ├── NodeUnreachable  no SSH server answers at a node's address
+    │       ├── LoginRefused     a node does not let this account in
+    │       ├── SudoRefused      the account may not become root without a password
+    │       ├── HostKeyUnknown   a node's host key is not known to this machine yet
+    │       ├── HostKeyChanged   a node shows another host key than before
     │       ├── ConnectionLost   the connection to a node broke
+    │       │   └── NodeHangs    the connection stands, and the node does not answer
     │       ├── HttpRefused      an HTTP answer that is no success
     │       └── DatabaseRefused  PostgreSQL refuses the connection or the statement
     ├── StepFailed               a change did not work or its proof failed                   (exit 4)
@@ -128,8 +134,32 @@ class Unreachable(PrerequisiteError):
     """A host, database or API does not answer, or refuses us."""
 
 
+class NodeUnreachable(Unreachable):
+    """No SSH server answers at a node's address, or on the way there."""
+
+
+class LoginRefused(Unreachable):
+    """A node (or a jump host) does not let this account in."""
+
+
+class SudoRefused(Unreachable):
+    """The account may not become root on the node without a password."""
+
+
+class HostKeyUnknown(Unreachable):
+    """This machine does not know the node's host key yet, so nothing was sent."""
+
+
+class HostKeyChanged(Unreachable):
+    """The node shows another host key than the known one: reinstalled, or somebody else."""
+
+
 class ConnectionLost(Unreachable):
     """The connection to a node broke; what was started there may go on."""
+
+
+class NodeHangs(ConnectionLost):
+    """The node took the connection and does not answer any more."""
 
 
 class HttpRefused(Unreachable):

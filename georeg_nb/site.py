@@ -15,7 +15,7 @@ from georeg_nb import gitlab_rb, redaction
 from georeg_nb.errors import NodeFileMissing, StepFailed
 from georeg_nb.gitlab_api import GitLabAPI
 from georeg_nb.metadata_db import MetadataDB
-from georeg_nb.nodes import LocalNode, Node
+from georeg_nb.nodes import Node, node_of
 from georeg_nb.omnibus import Omnibus
 from georeg_nb.parameters import ScenarioParameters, SiteParameters, SitesFile
 from georeg_nb.registry_api import RegistryAPI
@@ -97,9 +97,7 @@ class Site:
         self.options: Any = options
         self.observer = observer
         self.scenario = scenario
-        self.nodes: list[Node] = [
-            LocalNode(node.name, node.roles, node.root, on_command=observer) for node in parameters.nodes
-        ]
+        self.nodes: list[Node] = [node_of(node, observer) for node in parameters.nodes]
         self.readonly = False
 
     def __repr__(self) -> str:

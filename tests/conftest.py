@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from postgres_server import Database, postgres_database, postgres_server
+from ssh_server import ssh_servers, sudo_servers
 
 from georeg_lab.layout import Ports
 from georeg_lab.postgres import EPHEMERAL_START, port_is_free
 from georeg_lab.sites import LabSites
 
-__all__ = ["Database", "postgres_database", "postgres_server"]
+__all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "sudo_servers"]
 
 
 def free_base_port() -> int:

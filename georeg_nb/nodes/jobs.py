@@ -185,7 +185,7 @@ def start(
     variables = [f"{key}={value}" for key, value in {**transport.environment(), **(env or {})}.items()]
     folder, working = transport.path(JOBS), transport.path(cwd or "/")
     launch = ["sh", "-c", SHELL, "georeg-job", "launch", SHELL, folder, name, str(present + 1), str(len(data)), working]
-    result = transport.run([*launch, description, *variables, "--", *transport.command(argv)], stdin=data)
+    result = transport.run([*launch, description, *variables, "--", *transport.command(argv)], stdin=data, changes=True)
     answer = result.stdout.strip()
     if answer == "incomplete":
         raise ConnectionLost(f"job {name} was not started: its input did not arrive", remedy="run again")

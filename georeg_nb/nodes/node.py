@@ -12,7 +12,10 @@ from georeg_nb import readers
 from georeg_nb.errors import CommandFailed, ReadOnlySite
 from georeg_nb.nodes import jobs
 from georeg_nb.nodes.jobs import Job
+from georeg_nb.nodes.master import Master, SshTarget
+from georeg_nb.nodes.ssh import SshTransport
 from georeg_nb.nodes.transport import LocalTransport, Result, Transport
+from georeg_nb.parameters import NodeParameters
 
 Observer = Callable[[dict[str, Any]], object]
 
@@ -124,6 +127,14 @@ class Node:
         """Every job that the node knows of, running or ended."""
         return jobs.look(self.transport, readonly=self.readonly)
 
+    def route(self, host: str, port: int) -> tuple[str, int]:
+        """Address at which this machine reaches what the node calls `host:port`: over SSH, a forward of its master."""
+        return self.transport.forward(host, port)
+
+    def close(self) -> None:
+        """End the connection to it, if there is one. The next use makes another."""
+        self.transport.close()
+
     def read_only_view(self) -> Node:
         """The same node, refusing every change with ReadOnlySite."""
         view = copy.copy(self)
@@ -147,3 +158,30 @@ class LocalNode(Node):
     ) -> None:
         super().__init__(name, roles, LocalTransport(name, root), on_command=on_command)
         self.root = root
+
+
+class SshNode(Node):
+    """A host reached by the user's own OpenSSH client. `root`: as for LocalNode, a folder on that host."""
+
+    def __init__(
+        self,
+        name: str,
+        roles: Iterable[str],
+        target: SshTarget,
+        *,
+        sudo: bool = False,
+        root: Path | None = None,
+        on_command: Observer | None = None,
+    ) -> None:
+        transport = SshTransport(name, Master(name, target), sudo=sudo, root=str(root or ""))
+        super().__init__(name, roles, transport, on_command=on_command)
+        self.root = root
+
+
+def node_of(parameters: NodeParameters, on_command: Observer | None = None) -> Node:
+    """A node as the sites file describes it. Contacts nothing."""
+    p = parameters
+    if p.connection == "local":
+        return LocalNode(p.name, p.roles, p.root, on_command=on_command)
+    target = SshTarget(p.host or p.name, p.user, p.port, p.ssh_config)
+    return SshNode(p.name, p.roles, target, sudo=p.sudo, root=p.root, on_command=on_command)

@@ -1,6 +1,6 @@
 """How a node is reached: run a program there, and read and write its files. Here: this very machine.
 
-Another way to reach a node (a remote shell) is one more subclass of `Transport`; `Node` and `Job` know nothing else.
+`georeg_nb.nodes.ssh` is the other way; `Node` and `Job` know nothing but `Transport`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ class Transport(ABC):
         stdin: bytes | None = None,
         timeout: float = 60,
         env: Mapping[str, str] | None = None,
+        changes: bool = False,
     ) -> Result:
-        """Run a resolved command (see `command`) and wait. Raises CommandTimeout; its processes are ended then."""
+        """Run a resolved command (see `command`) and wait. Raises CommandTimeout; its processes are ended then.
+
+        `changes`: it may change something, so it is never sent a second time when a connection breaks.
+        """
 
     @abstractmethod
     def read(self, path: str, offset: int = 0) -> bytes:
@@ -81,6 +85,13 @@ class Transport(ABC):
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file; none there is fine."""
+
+    def forward(self, host: str, port: int) -> tuple[str, int]:
+        """Address at which this machine reaches what the node calls `host:port`."""
+        return host, port
+
+    def close(self) -> None:  # noqa: B027 - nothing to end here
+        """End the connection, if there is one. The next use makes another."""
 
 
 class LocalTransport(Transport):
@@ -119,6 +130,7 @@ class LocalTransport(Transport):
         stdin: bytes | None = None,
         timeout: float = 60,
         env: Mapping[str, str] | None = None,
+        changes: bool = False,
     ) -> Result:
         inherited = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:

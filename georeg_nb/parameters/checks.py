@@ -15,6 +15,7 @@ from georeg_nb.errors import Problem
 from georeg_nb.parameters.files import Document, Place, below_project, dotted, project_root
 
 SECRETS: tuple[Place, ...] = (("gitlab", "token"), ("database", "password"))
+SSH_ONLY = ("host", "user", "port", "ssh_config", "sudo")
 CA_FILES: tuple[Place, ...] = (("gitlab", "ca"), ("registry", "ca"), ("database", "ca"))
 
 
@@ -24,6 +25,7 @@ def problems_of_sites(document: Document) -> Iterator[Problem]:
     yield from _shared(document, places)
     for place in places:
         yield from _missing_roles(document, place)
+        yield from _wrong_ways(document, place)
         yield from _missing_files(document, place)
         yield from _missing_secrets(document, place)
 
@@ -75,20 +77,50 @@ def _shared(document: Document, sites: list[Place]) -> Iterator[Problem]:
                 yield document.problem((*place, *key.split(".")), f"is {what} of {dotted(first[value])} as well", hint)
             first.setdefault(value, place)
     seen: dict[str, dict[Any, Place]] = defaultdict(dict)
-    for node in (node for site in sites for node in _nodes(document, site)):
+    nodes = [node for site in sites for node in _nodes(document, site)]
+    for node in nodes:
         for key in ("name", "root"):
             value = _get(document.data, (*node, key))
             if isinstance(value, str) and value in seen[key]:
                 yield document.problem((*node, key), f"is the {key} of {dotted(seen[key][value])} as well")
             elif isinstance(value, str):
                 seen[key][value] = node
-    rootless = [node for site in sites for node in _nodes(document, site) if not _get(document.data, (*node, "root"))]
+    local = [node for node in nodes if not _is_ssh(document, node)]
+    rootless = [node for node in local if not _get(document.data, (*node, "root"))]
     for node in rootless[1:]:
         yield document.problem(
             node,
             f"is this machine, like {dotted(rootless[0])}",
             "only one node can be this machine; give the others a root",
         )
+
+
+def _is_ssh(document: Document, node: Place) -> bool:
+    return bool(_get(document.data, (*node, "connection")) == "ssh")
+
+
+def _wrong_ways(document: Document, site: Place) -> Iterator[Problem]:
+    """Settings that belong to the other kind of connection, and ways through nodes that lead nowhere."""
+    nodes = _nodes(document, site)
+    for node in nodes:
+        root = _get(document.data, (*node, "root"))
+        if _is_ssh(document, node) and isinstance(root, str) and not root.startswith("/"):
+            yield document.problem((*node, "root"), "must be an absolute path on the node")
+        for key in () if _is_ssh(document, node) else SSH_ONLY:
+            if _get(document.data, (*node, key)):
+                yield document.problem((*node, key), "is for connection: ssh")
+        config = _get(document.data, (*node, "ssh_config"))
+        if isinstance(config, str) and not below_project(config).is_file():
+            yield document.problem((*node, "ssh_config"), f"there is no file {config}")
+    reached = [str(_get(document.data, (*node, "name"))) for node in nodes if _is_ssh(document, node)]
+    for key in ("gitlab", "registry", "database"):
+        via = _get(document.data, (*site, key, "via"))
+        if isinstance(via, str) and via not in reached:
+            hint = f"there are: {', '.join(reached)}" if reached else "this site has none"
+            yield document.problem((*site, key, "via"), "is no node of this site with connection: ssh", hint)
+    database = (*site, "database")
+    if _get(document.data, (*database, "via")) and _get(document.data, (*database, "connect_host")):
+        yield document.problem((*database, "via"), "leads another way than connect_host: leave one of them out")
 
 
 def _missing_roles(document: Document, site: Place) -> Iterator[Problem]:
@@ -115,7 +147,7 @@ def _missing_files(document: Document, site: Place) -> Iterator[Problem]:
                 )
     for node in _nodes(document, site):
         root = _get(document.data, (*node, "root"))
-        if isinstance(root, str) and not below_project(root).is_dir():
+        if isinstance(root, str) and not _is_ssh(document, node) and not below_project(root).is_dir():
             yield document.problem((*node, "root"), f"there is no folder {root}")
 
 

@@ -74,6 +74,7 @@ WorkstationPath = Annotated[Path, BeforeValidator(_path, json_schema_input_type=
 NodePath = Annotated[str, AfterValidator(_node_path)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,38}$")]
 Name = Annotated[str, StringConstraints(min_length=1)]
+SshName = Annotated[str, StringConstraints(pattern=r"^[^-\s][^\s]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Role = Literal["rails", "sidekiq", "registry", "postgres"]
 TagName = Annotated[str, StringConstraints(pattern=r"^[^:\s]+:[^:\s]+$")]
@@ -96,6 +97,8 @@ class GitLabParameters(_Model):
     """The user that the token belongs to."""
     ca: WorkstationPath | None = None
     """File with the certificate authorities to trust, on the workstation; without it, the system's."""
+    via: Slug | None = None
+    """Name of the site's node (connection: ssh) that the connection goes through, where only nodes reach it."""
 
 
 class RegistryParameters(_Model):
@@ -105,6 +108,8 @@ class RegistryParameters(_Model):
     """The site's own registry_external_url. Not an address that two sites share."""
     ca: WorkstationPath | None = None
     """File with the certificate authorities to trust, on the workstation; without it, the system's."""
+    via: Slug | None = None
+    """Name of the site's node (connection: ssh) that the connection goes through, where only nodes reach it."""
 
 
 class DatabaseParameters(_Model):
@@ -127,6 +132,8 @@ class DatabaseParameters(_Model):
     """Host that the workstation connects to, where it differs (a port forward); certificates are checked for `host`."""
     connect_port: Port | None = None
     """Port that the workstation connects to, where it differs."""
+    via: Slug | None = None
+    """Name of the site's node (connection: ssh) that the connection goes through, where only nodes reach it."""
 
 
 class NodeParameters(_Model):
@@ -135,8 +142,19 @@ class NodeParameters(_Model):
     name: Slug
     roles: Annotated[list[Role], Field(min_length=1)]
     """What runs there. A single-node site has all four."""
-    connection: Literal["local"] = "local"
-    """How the node is reached. local: georeg runs on the node itself, or its files lie below `root`."""
+    connection: Literal["local", "ssh"] = "local"
+    """How the node is reached. local: georeg runs on the node itself, or its files lie below `root`. ssh: by the
+    OpenSSH client and configuration of the user who runs georeg."""
+    host: SshName | None = None
+    """ssh: host name, address or alias of the ssh configuration; without it, `name`."""
+    user: SshName | None = None
+    """ssh: who logs in; without it, as the ssh configuration says."""
+    port: Port | None = None
+    """ssh: port; without it, as the ssh configuration says."""
+    ssh_config: WorkstationPath | None = None
+    """ssh: configuration file to use in place of ~/.ssh/config (ssh -F)."""
+    sudo: bool = False
+    """ssh: the account is not root and becomes it by `sudo -n`, without a password."""
     root: WorkstationPath | None = None
     """Folder that the node's absolute paths lie below; empty on a real node."""
     manual: bool = False

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from georeg_lab.sshd import SshServers
 from georeg_nb.errors import (
     CommandFailed,
     CommandTimeout,
@@ -24,21 +25,39 @@ from georeg_nb.errors import (
     ReadOnlySite,
     StepFailed,
 )
-from georeg_nb.nodes import JOBS, LocalNode, LocalTransport, jobs
+from georeg_nb.nodes import JOBS, LocalNode, LocalTransport, SshNode, SshTarget, jobs
 from georeg_nb.readers import NotAReader
 
+SomeNode = LocalNode | SshNode
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[LocalNode]:
-    node = LocalNode("primary-1", ["rails", "registry"], tmp_path / "node")
+
+@pytest.fixture(params=["local", "ssh", "sudo"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SomeNode]:
+    """The same node, with its files below a folder, by each way to reach one; over SSH through a jump host."""
     (tmp_path / "node").mkdir()
+    servers = None if request.param == "local" else request.getfixturevalue(f"{request.param}_servers")
+    node = reached(tmp_path / "node", servers)
     yield node
     for job in node.jobs():
         if job.state == "running" and job.pid:
             os.killpg(job.pid, signal.SIGKILL)
+    node.close()
 
 
-def program(node: LocalNode, name: str, text: str) -> str:
+@pytest.fixture
+def local(tmp_path: Path) -> LocalNode:
+    (tmp_path / "node").mkdir()
+    return LocalNode("primary-1", ["rails", "registry"], tmp_path / "node")
+
+
+def reached(root: Path, servers: SshServers | None) -> SomeNode:
+    if servers is None:
+        return LocalNode("primary-1", ["rails", "registry"], root)
+    target = SshTarget("node", config=servers.ssh_config)
+    return SshNode("primary-1", ["rails", "registry"], target, sudo=servers.sudo, root=root)
+
+
+def program(node: SomeNode, name: str, text: str) -> str:
     """Put a shell script where the node's programs are looked up."""
     assert node.root
     path = node.root / "usr/bin" / name
@@ -58,7 +77,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
 # commands
 
 
-def test_a_reader_is_run_and_reported(node: LocalNode) -> None:
+def test_a_reader_is_run_and_reported(node: SomeNode) -> None:
     seen: list[dict[str, object]] = []
     node.on_command = seen.append
     program(node, "gitlab-ctl", 'echo "run: registry: $GEOREG_NODE_ROOT $*"; echo warning >&2; exit 3')
@@ -72,21 +91,21 @@ def test_a_reader_is_run_and_reported(node: LocalNode) -> None:
     assert [(record["kind"], record["argv"], record["status"]) for record in seen] == [("read", list(result.argv), 3)]
 
 
-def test_a_status_other_than_0_is_an_error_with_its_output(node: LocalNode) -> None:
+def test_a_status_other_than_0_is_an_error_with_its_output(node: SomeNode) -> None:
     program(node, "gitlab-rake", "echo 'Gitlab Geo is not configured for this site' >&2; exit 1")
     with pytest.raises(CommandFailed, match="not configured for this site") as caught:
         node.run(["gitlab-rake", "geo:status"])
     assert caught.value.status == 1 and caught.value.node == "primary-1"
 
 
-def test_what_is_no_reader_never_runs(node: LocalNode) -> None:
+def test_what_is_no_reader_never_runs(node: SomeNode) -> None:
     program(node, "gitlab-ctl", 'touch "$GEOREG_NODE_ROOT/ran"')
     with pytest.raises(NotAReader):
         node.run(["gitlab-ctl", "reconfigure"])
     assert not node.exists("/ran")
 
 
-def test_a_command_that_hangs_is_ended_with_all_its_processes(node: LocalNode) -> None:
+def test_a_command_that_hangs_is_ended_with_all_its_processes(node: SomeNode) -> None:
     program(node, "gitlab-ctl", 'sleep 600 & echo $! > "$GEOREG_NODE_ROOT/child"; wait')
     with pytest.raises(CommandTimeout) as caught:
         node.run(["gitlab-ctl", "status"], timeout=1)
@@ -95,12 +114,12 @@ def test_a_command_that_hangs_is_ended_with_all_its_processes(node: LocalNode) -
     until(lambda: gone(child))
 
 
-def test_a_missing_program_is_named(node: LocalNode) -> None:
+def test_a_missing_program_is_named(node: SomeNode) -> None:
     with pytest.raises(CommandFailed, match="gitlab-rake: not found"):
         node.run(["gitlab-rake", "geo:status"])
 
 
-def test_our_environment_stays_here(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_environment_stays_here(node: SomeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XP_PASSWORD", "correct-horse")
     program(node, "gitlab-ctl", "env")
     assert "XP_PASSWORD" not in node.run(["gitlab-ctl", "status"]).stdout
@@ -108,7 +127,7 @@ def test_our_environment_stays_here(node: LocalNode, monkeypatch: pytest.MonkeyP
     assert b"XP_PASSWORD" not in job.output()
 
 
-def test_the_machines_own_tools_see_the_nodes_paths(node: LocalNode) -> None:
+def test_the_machines_own_tools_see_the_nodes_paths(node: SomeNode) -> None:
     node.write_file("/etc/gitlab/gitlab.rb", b"external_url 'x'\n")
     assert node.run(["cat", "/etc/gitlab/gitlab.rb"]).stdout == "external_url 'x'\n"
     assert node.run(["test", "-e", "/etc/passwd"], check=False).status == 1
@@ -124,7 +143,7 @@ def test_without_a_root_the_node_is_this_machine(tmp_path: Path) -> None:
 # files
 
 
-def test_a_new_file_gets_the_mode_and_missing_folders_are_private(node: LocalNode) -> None:
+def test_a_new_file_gets_the_mode_and_missing_folders_are_private(node: SomeNode) -> None:
     node.write_file("/var/lib/georeg/keep/x.json", b"{}")
     assert node.root
     assert mode(node.root / "var/lib/georeg/keep/x.json") == 0o600
@@ -133,7 +152,7 @@ def test_a_new_file_gets_the_mode_and_missing_folders_are_private(node: LocalNod
     assert mode(node.root / "open") == 0o644
 
 
-def test_an_existing_file_keeps_its_mode_and_owner(node: LocalNode) -> None:
+def test_an_existing_file_keeps_its_mode_and_owner(node: SomeNode) -> None:
     assert node.root
     target = node.root / "config.yml"
     target.write_bytes(b"old")
@@ -148,7 +167,7 @@ def test_an_existing_file_keeps_its_mode_and_owner(node: LocalNode) -> None:
     assert node.list_dir("/") == ["config.yml"]
 
 
-def test_a_link_is_written_through(node: LocalNode) -> None:
+def test_a_link_is_written_through(node: SomeNode) -> None:
     assert node.root
     (node.root / "real").write_bytes(b"old")
     (node.root / "link").symlink_to("real")
@@ -156,16 +175,16 @@ def test_a_link_is_written_through(node: LocalNode) -> None:
     assert (node.root / "link").is_symlink() and (node.root / "real").read_bytes() == b"new"
 
 
-def test_a_writer_that_failed_leaves_the_old_content(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.write_file("/gitlab.rb", b"old")
+def test_a_writer_that_failed_leaves_the_old_content(local: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.write_file("/gitlab.rb", b"old")
     monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(StepFailed, match="No space left"):
-        node.write_file("/gitlab.rb", b"new")
-    assert node.read_file("/gitlab.rb") == b"old"
-    assert node.list_dir("/") == ["gitlab.rb"]
+        local.write_file("/gitlab.rb", b"new")
+    assert local.read_file("/gitlab.rb") == b"old"
+    assert local.list_dir("/") == ["gitlab.rb"]
 
 
-def test_what_a_killed_writer_left_is_removed_later(node: LocalNode) -> None:
+def test_what_a_killed_writer_left_is_removed_later(node: SomeNode) -> None:
     assert node.root
     old, recent = node.root / ".gitlab.rb.georeg-old", node.root / ".gitlab.rb.georeg-recent"
     old.write_bytes(b"password")
@@ -175,7 +194,7 @@ def test_what_a_killed_writer_left_is_removed_later(node: LocalNode) -> None:
     assert node.list_dir("/") == [".gitlab.rb.georeg-recent", "gitlab.rb"]
 
 
-def test_of_many_that_create_a_file_one_wins(node: LocalNode) -> None:
+def test_of_many_that_create_a_file_one_wins(node: SomeNode) -> None:
     won: list[int] = []
 
     def create(number: int) -> None:
@@ -190,7 +209,7 @@ def test_of_many_that_create_a_file_one_wins(node: LocalNode) -> None:
     assert len(won) == 1 and node.read_file("/lock") == str(won[0]).encode()
 
 
-def test_missing_files_are_named(node: LocalNode) -> None:
+def test_missing_files_are_named(node: SomeNode) -> None:
     for read in (node.read_file, node.list_dir):
         with pytest.raises(NodeFileMissing) as caught:
             read("/etc/gitlab/gitlab.rb")
@@ -199,7 +218,7 @@ def test_missing_files_are_named(node: LocalNode) -> None:
     node.remove_file("/etc/gitlab/gitlab.rb")
 
 
-def test_a_read_only_view_refuses_every_change(node: LocalNode) -> None:
+def test_a_read_only_view_refuses_every_change(node: SomeNode) -> None:
     node.write_file("/a", b"1")
     node.start_job("done", ["true"]).wait()
     view = node.read_only_view()
@@ -223,7 +242,7 @@ def test_a_read_only_view_refuses_every_change(node: LocalNode) -> None:
 # jobs
 
 
-def test_a_job_runs_to_its_end(node: LocalNode) -> None:
+def test_a_job_runs_to_its_end(node: SomeNode) -> None:
     program(node, "gitlab-ctl", 'echo one; echo two >&2; pwd; umask; read line; echo "got $line"; exit 7')
     told: list[str] = []
     job = node.start_job("reconfigure", ["gitlab-ctl", "reconfigure"], stdin="secret\n").wait(on_output=told.append)
@@ -236,7 +255,7 @@ def test_a_job_runs_to_its_end(node: LocalNode) -> None:
     assert node.job("reconfigure") == job and node.jobs() == [job]
 
 
-def test_the_input_of_a_job_is_in_no_file_and_no_argument(node: LocalNode) -> None:
+def test_the_input_of_a_job_is_in_no_file_and_no_argument(node: SomeNode) -> None:
     assert node.root
     program(node, "gitlab-ctl", 'read line; cat "$GEOREG_NODE_ROOT/go" >/dev/null; echo "${#line}"')
     os.mkfifo(node.root / "go")
@@ -248,16 +267,16 @@ def test_the_input_of_a_job_is_in_no_file_and_no_argument(node: LocalNode) -> No
     assert not any(b"correct-horse" in path.read_bytes() for path in node.root.rglob("*") if path.is_file())
 
 
-def test_a_job_without_input_reads_nothing(node: LocalNode) -> None:
+def test_a_job_without_input_reads_nothing(node: SomeNode) -> None:
     assert node.start_job("cat", ["cat"]).wait().output() == b""
 
 
-def test_a_command_that_does_not_exist(node: LocalNode) -> None:
+def test_a_command_that_does_not_exist(node: SomeNode) -> None:
     job = node.start_job("none", ["no-such-program"]).wait()
     assert job.status == 127 and "no-such-program" in job.stderr()
 
 
-def test_variables_and_folder(node: LocalNode) -> None:
+def test_variables_and_folder(node: SomeNode) -> None:
     assert node.root
     (node.root / "var").mkdir()
     program(node, "show", 'pwd; echo "$A"')
@@ -266,12 +285,12 @@ def test_variables_and_folder(node: LocalNode) -> None:
     assert node.start_job("show", ["show"], cwd="/nowhere").wait().status == 125
 
 
-def test_a_running_job_is_found_again_not_started_twice(node: LocalNode) -> None:
+def test_a_running_job_is_found_again_not_started_twice(node: SomeNode) -> None:
     assert node.root
     os.mkfifo(node.root / "go")
     program(node, "import", 'echo start >> "$GEOREG_NODE_ROOT/starts"; cat "$GEOREG_NODE_ROOT/go"')
     first = node.start_job("import", ["import"])
-    again = LocalNode("primary-1", [], node.root).start_job("import", ["import"])
+    again = node.start_job("import", ["import"])
     assert again == first and first.state == "running"
     with pytest.raises(StepFailed, match="still running"):
         first.forget()
@@ -283,7 +302,7 @@ def test_a_running_job_is_found_again_not_started_twice(node: LocalNode) -> None
     assert node.read_file("/starts") == b"start\n"
 
 
-def test_an_ended_job_is_replaced(node: LocalNode) -> None:
+def test_an_ended_job_is_replaced(node: SomeNode) -> None:
     program(node, "flaky", 'echo x >> "$GEOREG_NODE_ROOT/tries"; [ $(wc -l < "$GEOREG_NODE_ROOT/tries") = 2 ]')
     first = node.start_job("step", ["flaky"]).wait()
     second = node.start_job("step", ["flaky"]).wait()
@@ -293,7 +312,7 @@ def test_an_ended_job_is_replaced(node: LocalNode) -> None:
         first.refresh()
 
 
-def test_a_forgotten_job_is_gone_and_its_name_free(node: LocalNode) -> None:
+def test_a_forgotten_job_is_gone_and_its_name_free(node: SomeNode) -> None:
     node.start_job("step", ["true"]).wait().forget()
     assert node.job("step") is None and node.jobs() == []
     assert node.start_job("step", ["true"]).wait().status == 0
@@ -304,25 +323,25 @@ def _race(root: Path, barrier: object) -> None:
     LocalNode("n", [], root).start_job("import", ["import"])
 
 
-def test_of_two_starters_one_starts(node: LocalNode) -> None:
+def test_of_two_starters_one_starts(local: LocalNode) -> None:
     """Also when an ended start of that name is there, which both of them see."""
-    assert node.root
-    program(node, "import", 'echo start >> "$GEOREG_NODE_ROOT/starts"; sleep 1')
+    assert local.root
+    program(local, "import", 'echo start >> "$GEOREG_NODE_ROOT/starts"; sleep 1')
     context = multiprocessing.get_context("spawn")
     for expected in (1, 2):
         barrier = context.Barrier(4)
-        starters = [context.Process(target=_race, args=(node.root, barrier)) for _ in range(4)]
+        starters = [context.Process(target=_race, args=(local.root, barrier)) for _ in range(4)]
         for starter in starters:
             starter.start()
         for starter in starters:
             starter.join()
         assert [starter.exitcode for starter in starters] == [0, 0, 0, 0]
-        job = node.job("import")
+        job = local.job("import")
         assert job and job.wait().status == 0
-        assert node.read_file("/starts").count(b"start") == expected
+        assert local.read_file("/starts").count(b"start") == expected
 
 
-def test_a_starter_that_looked_long_ago_starts_nothing(node: LocalNode) -> None:
+def test_a_starter_that_looked_long_ago_starts_nothing(node: SomeNode) -> None:
     """It saw no job at all; since then one has run, ended and been replaced by a running one."""
     assert node.root
     node.start_job("import", ["true"]).wait()
@@ -340,7 +359,7 @@ def test_a_starter_that_looked_long_ago_starts_nothing(node: LocalNode) -> None:
     assert running.wait().status == 0
 
 
-def test_input_that_did_not_arrive_starts_nothing(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_that_did_not_arrive_starts_nothing(local: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
     real = LocalTransport.run
 
     def cut(self: LocalTransport, argv: list[str], **options: object) -> object:
@@ -350,28 +369,28 @@ def test_input_that_did_not_arrive_starts_nothing(node: LocalNode, monkeypatch: 
 
     monkeypatch.setattr(LocalTransport, "run", cut)
     with pytest.raises(ConnectionLost, match="input did not arrive"):
-        node.start_job("step", ["cat"], stdin="password")
-    assert node.jobs() == []
+        local.start_job("step", ["cat"], stdin="password")
+    assert local.jobs() == []
 
 
-def test_a_job_goes_on_when_its_starter_is_killed(node: LocalNode) -> None:
-    assert node.root
-    os.mkfifo(node.root / "go")
-    program(node, "import", 'cat "$GEOREG_NODE_ROOT/go"; echo finished')
+def test_a_job_goes_on_when_its_starter_is_killed(local: LocalNode) -> None:
+    assert local.root
+    os.mkfifo(local.root / "go")
+    program(local, "import", 'cat "$GEOREG_NODE_ROOT/go"; echo finished')
     code = (
         "import os, signal, sys, pathlib; from georeg_nb.nodes import LocalNode;"
         "LocalNode('n', [], pathlib.Path(sys.argv[1])).start_job('import', ['import']);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    starter = subprocess.run([sys.executable, "-c", code, str(node.root)], start_new_session=True)
+    starter = subprocess.run([sys.executable, "-c", code, str(local.root)], start_new_session=True)
     assert starter.returncode == -signal.SIGKILL
-    job = node.job("import")
+    job = local.job("import")
     assert job and job.state == "running"
-    (node.root / "go").write_text("go\n")
+    (local.root / "go").write_text("go\n")
     assert job.wait().output() == b"go\nfinished\n"
 
 
-def test_a_killed_job_is_lost(node: LocalNode) -> None:
+def test_a_killed_job_is_lost(node: SomeNode) -> None:
     job = node.start_job("import", ["sleep", "600"])
     assert job.pid
     os.killpg(job.pid, signal.SIGKILL)
@@ -382,7 +401,7 @@ def test_a_killed_job_is_lost(node: LocalNode) -> None:
     assert node.start_job("import", ["true"]).wait().status == 0
 
 
-def test_a_job_whose_command_lives_on_is_running(node: LocalNode) -> None:
+def test_a_job_whose_command_lives_on_is_running(node: SomeNode) -> None:
     """Only the waiting shell was killed: a second start would be two imports at once."""
     job = node.start_job("import", ["sleep", "600"])
     assert job.pid
@@ -392,7 +411,7 @@ def test_a_job_whose_command_lives_on_is_running(node: LocalNode) -> None:
     assert node.start_job("import", ["true"]).generation == job.generation
 
 
-def test_a_job_that_a_restart_ended_is_lost(node: LocalNode) -> None:
+def test_a_job_that_a_restart_ended_is_lost(node: SomeNode) -> None:
     assert node.root
     job = node.start_job("import", ["sleep", "600"])
     boot = node.root / JOBS.lstrip("/") / "import/1/boot_id"
@@ -403,7 +422,7 @@ def test_a_job_that_a_restart_ended_is_lost(node: LocalNode) -> None:
     assert job.refresh().state == "running"
 
 
-def test_a_process_number_that_is_somebody_elses_is_not_the_job(node: LocalNode) -> None:
+def test_a_process_number_that_is_somebody_elses_is_not_the_job(node: SomeNode) -> None:
     assert node.root
     job = node.start_job("import", ["sleep", "600"])
     assert job.pid
@@ -413,7 +432,7 @@ def test_a_process_number_that_is_somebody_elses_is_not_the_job(node: LocalNode)
     assert job.refresh().state == ("running" if os.getsid(0) == os.getpid() else "lost")
 
 
-def test_names_of_jobs_are_safe(node: LocalNode) -> None:
+def test_names_of_jobs_are_safe(node: SomeNode) -> None:
     for name in ("", "a/b", "..", "a b", "-x"):
         with pytest.raises(ValueError, match="not a name"):
             node.start_job(name, ["true"])

@@ -191,7 +191,7 @@ def test_anchors_and_merges_work(place: Path) -> None:
         ("roles: [rails, registry]", "roles: [rails]", "primary.nodes", "no node has the role registry"),
         ("/etc/gitlab/ssl/db.crt", "ssl/db.crt", "primary.database.node_sslrootcert", "must be an absolute path"),
         ("name: primary\n", "name: Primary Site\n", "primary.name", "must match"),
-        ("      root: nodes/primary", "      connection: ssh", "primary.nodes[0].connection", "must be 'local'"),
+        ("      root: nodes/primary", "      connection: telnet", "primary.nodes[0].connection", "must be 'local' or 'ssh'"),
     ],
 )  # fmt: skip
 def test_one_wrong_value(old: str, new: str, key: str, message: str) -> None:
@@ -249,6 +249,11 @@ def test_a_secret_in_clear_is_refused_and_not_shown() -> None:
         ("nodes/secondary", "nodes/none", "secondaries[0].nodes[0].root", "there is no folder nodes/none"),
         ("file:secrets/db", "file:secrets/none", "primary.database.password", "there is no file secrets/none"),
         ("    node_sslrootcert: /etc/gitlab/ssl/db.crt\n", "", "primary.database.node_sslrootcert", "is missing"),
+        ("      root: nodes/primary", "      root: nodes/primary\n      sudo: true", "primary.nodes[0].sudo", "is for connection: ssh"),
+        ("      root: nodes/primary", "      root: nodes/primary\n      connection: ssh", "primary.nodes[0].root", "absolute path on the node"),
+        ("      root: nodes/primary", "      connection: ssh\n      ssh_config: none", "primary.nodes[0].ssh_config", "there is no file none"),
+        ("      root: nodes/primary", "      connection: ssh\n      host: -oProxyCommand=x", "primary.nodes[0].host", "must match"),
+        ("    name: registry\n", "    via: primary-1\n    name: registry\n", "primary.database.via", "no node of this site with connection: ssh"),
     ],
 )  # fmt: skip
 def test_contradictions(old: str, new: str, key: str, message: str) -> None:
