@@ -7,7 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lab lab-down notebook notebooks schema versions lock clean
+.PHONY: help demo test contract lint format lab lab-down notebook notebooks schema versions lock clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ demo: $(VENV)/.installed ## the lab comes up, both registries are migrated, the 
 
 test: $(VENV)/.installed ## all tests
 	@BIN=$(BIN) JOBS=$(JOBS) sh tools/test.sh $(PYTEST_ARGS)
+
+contract: $(VENV)/.installed ## the stand-ins held to every recording, and a real registry if GEOREG_REGISTRY_BINARY names one: a table
+	@$(BIN)/python tools/contract_table.py -- -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed ## ruff, mypy, import layers
 	$(BIN)/ruff check .

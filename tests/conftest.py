@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import contract_cases
 import pytest
 from postgres_server import Database, postgres_database, postgres_server
 from ssh_server import ssh_servers, sudo_servers
@@ -15,6 +16,12 @@ from georeg_lab.postgres import EPHEMERAL_START, port_is_free
 from georeg_lab.sites import LabSites
 
 __all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "sudo_servers"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let reports say which recorded case a test stands for."""
+    for item in items:
+        contract_cases.note(item)
 
 
 def free_base_port() -> int:

@@ -2,13 +2,16 @@
 
 What is done: assignments to nested keys and local variables, literals (hashes, arrays, strings, symbols, numbers,
 booleans, nil, %w), settings called as methods (`roles([...])`, `external_url '...'`), `from_file`, `||=`, `&&=`, `+=`,
-`<<`, `+`, comparisons, `if`/`unless` with conditions made of these. Source: procedures 4.1 to 4.3.
+`<<`, `+`, comparisons, `if`/`unless` with conditions made of these, `ENV[…]`, `Time.now.year`.
+Source: procedures 4.1 to 4.3.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from tree_sitter import Node
@@ -150,6 +153,8 @@ class _Evaluation:
         return self.call(name, [], node)
 
     def _constant(self, node: Node) -> Any:
+        if _text(node) == "ENV":
+            return dict(os.environ)
         raise self.refuse(f"constant `{_text(node)}`", node)
 
     def _call(self, node: Node) -> Any:
@@ -157,6 +162,8 @@ class _Evaluation:
         method = _text(node.child_by_field_name("method"))
         if node.child_by_field_name("block") is not None:
             raise self.refuse(f"block of `{method}`", node)
+        if receiver is not None and "".join(_text(node).split()) == "Time.now.year":
+            return datetime.now().year
         if receiver is not None:
             raise self.refuse(f"method call `{_snippet(node)}`", node)
         arguments = node.child_by_field_name("arguments")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+import contract_cases
 import pytest
 from rails_fakes import Pair
 
 from georeg_lab.rails import geo_check, rake, rake_report, status
 from georeg_lab.rails.rake_report import Counts, Event, Report
 
-DATA = Path(__file__).resolve().parents[2] / "data/rails"
-CASES = {case["name"]: case for case in map(json.loads, (DATA / "rake.jsonl").read_text().splitlines())}
+FILE = "rails/rake.jsonl"
+CASES = {case["name"]: case for case in contract_cases.recorded(FILE)}
 NOW = datetime(2026, 8, 22, 9, 21, tzinfo=UTC)
 TITLE = "Container Repositories"
 
@@ -46,19 +45,25 @@ def report_of(case: dict[str, Any]) -> Report:
     )
 
 
+def cases(names: list[str]) -> Any:
+    """Parametrised with derived cases."""
+    chosen = contract_cases.parameters(FILE, lambda case: str(case["name"]), lambda case: case["name"] in names)
+    return pytest.mark.parametrize("case", chosen)
+
+
 REPORTS = [name for name, case in CASES.items() if case["command"].endswith("geo:status") and len(case["stdout"]) > 1]
 VERDICTS = [name for name in CASES if name.startswith("verify-") and len(CASES[name]["stdout"]) > 1]
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_status_in_the_older_form(name: str) -> None:
-    assert rake_report.status(report_of(CASES[name]), "older") == CASES[name]["stdout"]
+@cases(REPORTS)
+def test_status_in_the_older_form(case: dict[str, Any]) -> None:
+    assert rake_report.status(report_of(case), "older") == case["stdout"]
 
 
-@pytest.mark.parametrize("name", VERDICTS)
-def test_verdict_in_the_older_form(name: str) -> None:
-    lines, code = rake_report.verification(counts_of(CASES[name]), "older")
-    assert (lines, code) == (CASES[name]["stdout"], CASES[name]["exit"])
+@cases(VERDICTS)
+def test_verdict_in_the_older_form(case: dict[str, Any]) -> None:
+    lines, code = rake_report.verification(counts_of(case), "older")
+    assert (lines, code) == (case["stdout"], case["exit"])
 
 
 def test_status_in_the_newest_form() -> None:
@@ -87,31 +92,26 @@ def prepare(name: str, pair: Pair) -> str:
     return "primary" if on_primary else "secondary"
 
 
-RUN = [
-    name
-    for name, case in CASES.items()
-    if name not in REPORTS + VERDICTS + ["verify-no-matching-node-older"] and not name.startswith("check-")
-]
+CHECKS = [name for name in CASES if name.startswith("check-")]
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_task_that_ends_early(pair: Pair, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    case = CASES[name]
-    site = prepare(name, pair)
+@cases([name for name in CASES if name not in REPORTS + VERDICTS + CHECKS])
+def test_task_that_ends_early(pair: Pair, capsys: pytest.CaptureFixture[str], case: dict[str, Any]) -> None:
+    site = prepare(case["name"], pair)
     code = rake.run(pair.roots[site], case["command"].split()[1:])
     output = capsys.readouterr()
     assert (code, output.out.splitlines(), output.err.splitlines()) == (case["exit"], case["stdout"], case["stderr"])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("check-")])
-def test_container_registry_check(pair: Pair, name: str) -> None:
-    databases = pair.secondary
+@cases(CHECKS)
+def test_container_registry_check(pair: Pair, case: dict[str, Any]) -> None:
+    databases, name = pair.secondary, case["name"]
     if name == "check-registry-off":
         databases = pair.render("secondary", replication=False)
     if name == "check-registry-events":
         statement = "INSERT INTO geo_events (replicable_name, event_name, created_at) VALUES (%s, 'updated', %s)"
         pair.primary.run(statement, ["container_repository", "2026-08-22 09:20:00+00"])
-    assert geo_check.container_registry(databases) == CASES[name]["stdout"]
+    assert geo_check.container_registry(databases) == case["stdout"]
     databases.close()
 
 

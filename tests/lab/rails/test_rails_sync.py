@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
+import contract_cases
 import pytest
 from rails_fakes import OCI_MANIFEST, Pair
 
 from georeg_lab.rails import events_api, geo_verification, jobs, records
 from georeg_lab.rails.sync import Shutdown, sync_repository
 
-DATA = Path(__file__).resolve().parents[2] / "data/rails"
-STATES = {case["name"]: case for case in map(json.loads, (DATA / "sync_states.jsonl").read_text().splitlines())}
+FILE = "rails/sync_states.jsonl"
 
 
 def as_expected(expected: str, message: str) -> bool:
@@ -119,14 +118,10 @@ CASES = {
 }
 
 
-def test_every_recorded_state_is_played() -> None:
-    assert set(STATES) == set(CASES)
-
-
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_recorded_state(pair: Pair, name: str) -> None:
-    CASES[name](pair)
-    holds(STATES[name], pair)
+@pytest.mark.parametrize("case", contract_cases.parameters(FILE, lambda case: str(case["name"])))
+def test_derived_state(pair: Pair, case: dict[str, Any]) -> None:
+    CASES[case["name"]](pair)
+    holds(case, pair)
 
 
 def same_tags(pair: Pair) -> bool:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import contract_cases
+import metadata_pool
 import psycopg
 import pytest
 import recorded_images as images
+import registry_program
 
-from georeg_lab.postgres import Cluster
-from georeg_lab.registry import cli, db, digests, migrations
+from georeg_lab.registry import db, digests
 from georeg_lab.registry.config import Database
 from georeg_lab.registry.schema import PARTITIONED_TABLES
 
-DATA = Path(__file__).resolve().parents[2] / "data/registry/import.jsonl"
-CASES: list[dict[str, Any]] = [json.loads(line) for line in DATA.read_text().splitlines()]
+FILE = "registry/import.jsonl"
+CASES = contract_cases.recorded(FILE)
 STEP_FIELDS = ("common_blobs", "dry_run", "pre_import", "repository_import")
 BUILD_FIELDS = ("time", "version", "go_version", "instance_id")
 DETAIL = (  # info lines that some recordings leave out
@@ -39,22 +40,6 @@ DETAIL = (  # info lines that some recordings leave out
     "importing layer",
     "importing tag",
     "importing blob",
-)
-EMPTIED = (
-    "tags",
-    "layers",
-    "manifest_references",
-    "gc_manifest_review_queue",
-    "manifests",
-    "repository_blobs",
-    "repositories",
-    "top_level_namespaces",
-    "blobs",
-    "gc_blob_review_queue",
-    "gc_blobs_layers",
-    "gc_blobs_configurations",
-    "gc_tmp_blobs_manifests",
-    "import_statistics",
 )
 COUNTED = (
     "top_level_namespaces",
@@ -125,11 +110,7 @@ class Metadata:
 
     def empty(self) -> None:
         assert self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        with self.connection.transaction():
-            self.connection.execute("SET LOCAL session_replication_role = replica")  # no triggers: fast
-            for table in EMPTIED:
-                self.connection.execute(f"DELETE FROM {table}")
-            self.connection.execute("DELETE FROM media_types WHERE id > 103")
+        metadata_pool.empty(self.connection)
 
     def rows(self, sql: str) -> list[Any]:
         return [list(row) for row in self.connection.execute(sql).fetchall()]
@@ -177,31 +158,19 @@ class Metadata:
 
 
 @pytest.fixture(scope="module", name="metadata")
-def metadata_fixture(postgres_server: Cluster) -> Iterator[Metadata]:
-    name = "test_import"
-    postgres_server.create_database(name, postgres_server.superuser)
-    settings = Database(
-        enabled="false",
-        host="127.0.0.1",
-        port=postgres_server.port,
-        user=postgres_server.superuser,
-        password=postgres_server.password,
-        dbname=name,
-        sslmode="disable",
-    )
+def metadata_fixture(new_metadata: Callable[[], Database]) -> Iterator[Metadata]:
+    settings = dataclasses.replace(new_metadata(), enabled="false", sslmode="disable")
     connection = KeptConnection.connect(
         host=settings.host,
         port=settings.port,
         user=settings.user,
         password=settings.password,
-        dbname=name,
+        dbname=settings.dbname,
         autocommit=True,
     )
-    migrations.apply_all(db.Queries(connection))
     assert len(PARTITIONED_TABLES) == 8
     yield Metadata(connection, settings)
     psycopg.Connection.close(connection)
-    postgres_server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @dataclass
@@ -237,12 +206,9 @@ class Bench:
         return {path.name: path.read_text() for path in found if path.is_file()}
 
     def run(self, argv: list[str]) -> tuple[int, list[dict[str, Any]], str]:
-        """A command in this process: exit status, log lines, stderr."""
-        out, err = io.StringIO(), io.StringIO()
-        arguments = [str(self.config) if word == "{config}" else word for word in argv[1:]]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = cli.main(arguments)
-        return status, [json.loads(line) for line in out.getvalue().splitlines()], self.redact(err.getvalue())
+        """A command: exit status, log lines, stderr."""
+        found = registry_program.run([str(self.config) if word == "{config}" else word for word in argv[1:]])
+        return found.status, [json.loads(line) for line in found.out.splitlines()], self.redact(found.err)
 
     def redact(self, text: str) -> str:
         return text.replace(str(self.root), "{root}")
@@ -351,5 +317,10 @@ def check_command(bench: Bench, step: dict[str, Any]) -> None:
     assert bench.lockfiles() == step["lockfiles_after"]
 
 
+def parameters(chosen: Callable[[dict[str, Any]], bool]) -> Any:
+    """The test runs once per recorded import that `chosen` says yes to; its bench is prepared for it."""
+    return pytest.mark.parametrize("bench", contract_cases.parameters(FILE, name_of, chosen), indirect=True)
+
+
 def name_of(case: dict[str, Any]) -> str:
-    return " ".join([case["name"], case["method"], *(case["flags"] or [])])
+    return " ".join([case["name"], case["method"], *(case.get("flags") or [])])

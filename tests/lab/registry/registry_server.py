@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import registry_program
 import yaml
 
 from georeg_lab.postgres import free_port
 from georeg_lab.registry.config import Database
 
 START_SECONDS = 60
-BINARY = os.environ.get("GEOREG_REGISTRY_BINARY")
-PROGRAM = [BINARY] if BINARY else [sys.executable, "-m", "georeg_lab.registry"]
-"""What is tested: the stand-in, or with GEOREG_REGISTRY_BINARY the real registry, to see whether the tests are true."""
 
 
 def database_section(database: Database, **more: Any) -> dict[str, Any]:
@@ -77,14 +73,13 @@ class Server:
         """Start the process without waiting."""
         config = self.folder / "config.yml"
         config.write_text(yaml.safe_dump(configuration(self.root, self.port, **self.options)))
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
         with (self.folder / "stdout").open("wb") as out, (self.folder / "stderr").open("wb") as err:
             self.process = subprocess.Popen(
-                [*PROGRAM, "serve", str(config)],
+                [*registry_program.COMMAND, "serve", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**environment, **self.environment},
+                env=registry_program.environment(self.environment),
             )
 
     def wait(self) -> bool:
@@ -143,21 +138,32 @@ class Server:
         finally:
             connection.close()
 
-    def push_blob(self, repository: str, data: bytes, digest: str, headers: dict[str, str] | None = None) -> None:
-        """Push a blob in two requests."""
+    def send_blob(self, repository: str, data: bytes, digest: str, headers: dict[str, str] | None = None) -> Response:
+        """Push a blob in two requests; the last answer."""
         begun = self.request("POST", f"/v2/{repository}/blobs/uploads/", headers)
-        assert begun.status == 202, begun
+        if begun.status != 202:
+            return begun
         path = begun.headers["Location"].removeprefix(self.url)
         types = {"Content-Type": "application/octet-stream", **(headers or {})}
-        done = self.request("PUT", f"{path}&digest={digest}", types, data)
+        return self.request("PUT", f"{path}&digest={digest}", types, data)
+
+    def push_blob(self, repository: str, data: bytes, digest: str, headers: dict[str, str] | None = None) -> None:
+        """Push a blob that is accepted."""
+        done = self.send_blob(repository, data, digest, headers)
         assert done.status == 201, done
+
+    def send_manifest(
+        self, repository: str, reference: str, data: bytes, media_type: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        """Push a manifest; the answer."""
+        types = {"Content-Type": media_type, **(headers or {})}
+        return self.request("PUT", f"/v2/{repository}/manifests/{reference}", types, data)
 
     def push_manifest(
         self, repository: str, reference: str, data: bytes, media_type: str, headers: dict[str, str] | None = None
     ) -> None:
-        """Push a manifest."""
-        types = {"Content-Type": media_type, **(headers or {})}
-        done = self.request("PUT", f"/v2/{repository}/manifests/{reference}", types, data)
+        """Push a manifest that is accepted."""
+        done = self.send_manifest(repository, reference, data, media_type, headers)
         assert done.status == 201, done
 
     def push_image(self, repository: str, reference: str, image: Any) -> None:

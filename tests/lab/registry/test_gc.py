@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,9 @@ class Site:
 
 
 @pytest.fixture
-def site(new_metadata: Callable[[], Database], tmp_path: Path) -> Any:
+def site(fresh_metadata: Database, tmp_path: Path) -> Any:
     with (tmp_path / "log").open("w") as stream:
-        found = Site(new_metadata(), tmp_path / "storage", Logger(stream))
+        found = Site(fresh_metadata, tmp_path / "storage", Logger(stream))
         yield found
         found.pool.close()
 
@@ -124,9 +123,9 @@ def test_children_of_a_list_and_subjects_stay(site: Site) -> None:
     assert all(site.backend.has_manifest("g/p", found.digest) for found in (IMAGE, LIST, OTHER))
 
 
-def test_payload_files_go_after_an_import(new_metadata: Callable[[], Database], tmp_path: Path) -> None:
+def test_payload_files_go_after_an_import(fresh_metadata: Database, tmp_path: Path) -> None:
     """From step three on the manifests' files are dangling: database pulls go on, legacy pulls are over."""
-    metadata, root = new_metadata(), tmp_path / "storage"
+    metadata, root = fresh_metadata, tmp_path / "storage"
     images.base_main(root)
     config = tmp_path / "config.yml"
     config.write_text(yaml.safe_dump(configuration(root, 1, database_section(metadata))))

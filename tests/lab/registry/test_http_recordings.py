@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import contract_cases
 import pytest
 import recorded_images as images
 import recorded_tokens as tokens
 import registry_replay as replays
-from recorded_differences import DIFFERENCES
 from registry_replay import Replay
 from registry_server import Server, database_section
 from tcp_switch import TcpSwitch
@@ -25,22 +25,15 @@ Start = Callable[..., Server]
 
 
 def parameters(name: str) -> list[Any]:
-    """One test per recorded answer."""
-    found = []
-    for identity, line in replays.cases(name):
-        reason = DIFFERENCES.get((name, line["line"]))
-        marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-        found.append(pytest.param(line, id=identity, marks=marks))
-    return found
+    """One test per recorded exchange."""
+    return contract_cases.parameters(f"registry/{name}.jsonl", lambda line: f"{line['line']:03d} {line['name']}")
 
 
 def _run(replay: Replay, lines: list[dict[str, Any]], answers: Answers) -> None:
     for line in lines:
         if "file gone" in line["name"]:
             _lose_blob(replay.server.root)
-        answer = replay.answer(line)
-        if answer is not None:
-            answers[line["line"]] = answer
+        answers[line["line"]] = replay.answer(line)
 
 
 def _lose_blob(root: Path) -> None:
@@ -61,13 +54,13 @@ def _sessions(name: str, start: Start, roots: list[Path], databases: list[Databa
     return answers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def legacy(start_registry: Start, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     roots = [tmp_path_factory.mktemp("legacy") for _ in range(2)]
     return _sessions("http-legacy", start_registry, roots, [None, None])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database(
     start_registry: Start, tmp_path_factory: pytest.TempPathFactory, new_metadata: Callable[[], Database]
 ) -> Answers:
@@ -120,7 +113,7 @@ def _read_only_session(
     return answers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[tokens.Signer, tokens.Signer, Path]:
     """The trusted signer, another one, and the bundle with the trusted one's certificate."""
     trusted, bundle = tokens.Signer(), tmp_path_factory.mktemp("keys") / "bundle.crt"
@@ -128,14 +121,14 @@ def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[tokens.Signer, to
     return trusted, tokens.Signer(), bundle
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def read_only(
     start_registry: Start,
     tmp_path_factory: pytest.TempPathFactory,
     new_metadata: Callable[[], Database],
     signers: tuple[tokens.Signer, tokens.Signer, Path],
 ) -> Answers:
-    lines = [line for line in replays.lines("http-readonly") if "request" in line]
+    lines = replays.lines("http-readonly")
     answers: Answers = {}
     for word, mode in (("legacy", {}), ("database", {"database": database_section(new_metadata())})):
         chosen = [line for line in lines if line["setup"].startswith(word)]
@@ -152,7 +145,7 @@ def test_read_only(line: dict[str, Any], read_only: Answers) -> None:
 # --- tokens
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def authorized(
     start_registry: Start,
     tmp_path_factory: pytest.TempPathFactory,
@@ -200,7 +193,7 @@ def _wait_for_health(server: Server, healthy: bool) -> None:
     raise AssertionError("the health check did not notice")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unavailable(
     start_registry: Start, tmp_path_factory: pytest.TempPathFactory, new_metadata: Callable[[], Database]
 ) -> Answers:

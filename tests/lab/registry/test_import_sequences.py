@@ -6,14 +6,22 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import recorded_images as images
-from import_bench import CASES, Bench, bench_fixture, check_command, check_database, metadata_fixture, workshops_fixture  # noqa: F401 (fixtures)
+import registry_program
+from import_bench import (  # noqa: F401 (fixtures)
+    Bench,
+    bench_fixture,
+    check_command,
+    check_database,
+    metadata_fixture,
+    parameters,
+    workshops_fixture,
+)
 
 TRUNCATE = "TRUNCATE tags"
 STATEMENTS = {
@@ -36,7 +44,7 @@ def kill_command(bench: Bench, step: dict[str, Any]) -> None:
     assert found
     lines, message, repository = int(found[1]), found[2], found[3]
     words = [str(bench.config) if word == "{config}" else word for word in step["argv"][1:]]
-    command = [sys.executable, "-m", "georeg_lab.registry", *words]
+    command = [*registry_program.COMMAND, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for text in process.stdout:
@@ -82,14 +90,9 @@ NEEDS_SERVER = (  # in test_import_serving
     "online-gc-after-import",
     "unknown-config-type-imported-then-pushed",
 )
-SEQUENCES = [case for case in CASES if case["method"] == "sequence"]
 
 
-@pytest.mark.parametrize(
-    "bench",
-    [pytest.param(case, id=case["name"]) for case in SEQUENCES if case["name"] not in NEEDS_SERVER],
-    indirect=True,
-)
+@parameters(lambda case: case["method"] == "sequence" and case["name"] not in NEEDS_SERVER)
 def test_recorded_sequence(bench: Bench, request: pytest.FixtureRequest) -> None:
     case = request.node.callspec.params["bench"]
     statements = iter(STATEMENTS.get(case["name"], []))

@@ -12,16 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import recorded_images as images
+import registry_program
 import requests
-from import_bench import CASES, Bench, bench_fixture, check_command, check_database, metadata_fixture, workshops_fixture  # noqa: F401 (fixture)  # noqa: F401 (fixtures)
+from import_bench import (  # noqa: F401 (fixtures)
+    CASES,
+    Bench,
+    bench_fixture,
+    check_command,
+    check_database,
+    metadata_fixture,
+    parameters,
+    workshops_fixture,
+)
 
 from georeg_lab.postgres import free_port
 
 BY_NAME = {case["name"]: case for case in CASES if case["method"] == "sequence"}
 ACCEPT = ", ".join(kind for kinds in images.TYPES.values() for kind in (kinds[0], kinds[3]))
-REGISTRY = [sys.executable, "-m", "georeg_lab.registry"]
 # the first run of the collector comes up to a minute after the start: not waited for here
 AT_ONCE = "import sys; from georeg_lab.registry import cli, gc; gc.FIRST_RUN = 0.1; sys.exit(cli.main(sys.argv[1:]))"
 FAST_GC = {"disabled": False, "noidlebackoff": True, "blobs": {"interval": "10ms"}, "manifests": {"interval": "10ms"}}
@@ -71,7 +79,8 @@ def serving(
 ) -> Iterator[Registry]:
     path, address = configure(bench, database=database, gc=gc)
     environment = {**os.environ, "REGISTRY_FF_ENFORCE_LOCKFILES": str(enforce).lower()}
-    command = [sys.executable, "-c", AT_ONCE, "serve", str(path)] if gc else [*REGISTRY, "serve", str(path)]
+    program = [sys.executable, "-c", AT_ONCE] if gc and not registry_program.BINARY else registry_program.COMMAND
+    command = [*program, "serve", str(path)]
     log = bench.config.with_name("serve.log").open("w+")
     with log, subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment) as process:
         try:
@@ -94,7 +103,7 @@ def refused(bench: Bench, *, database: bool, enforce: bool) -> str:
     """The text on stderr of a start that must fail."""
     path, _ = configure(bench, database=database)
     environment = {**os.environ, "REGISTRY_FF_ENFORCE_LOCKFILES": str(enforce).lower()}
-    command = [*REGISTRY, "serve", str(path)]
+    command = [*registry_program.COMMAND, "serve", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 1
     return done.stderr
@@ -110,7 +119,7 @@ def finish(bench: Bench, case: dict[str, Any]) -> None:
 
 
 def on(name: str) -> Any:
-    return pytest.mark.parametrize("bench", [BY_NAME[name]], indirect=True, ids=[name])
+    return parameters(lambda case: case["name"] == name and case["method"] == "sequence")
 
 
 @on("registry-long-on-the-database-then-step-two")

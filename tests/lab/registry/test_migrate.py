@@ -1,31 +1,21 @@
-"""Migrations against the recorded commands, and the schema they make against the recorded columns."""
+"""The schema that the migrations make: the recorded columns, partitions, seeds, triggers; a migration that fails."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from metadata_pool import Pool
+from registry_program import run
 
-from georeg_lab.postgres import Cluster
-from georeg_lab.registry import cli, db, migrations, schema
-from georeg_lab.registry.config import Database
+from georeg_lab.registry import schema
 
 DATA = Path(__file__).resolve().parents[2] / "data/registry"
-CASES: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "cli.jsonl").read_text().splitlines()]
-TMPL0 = list(range(27, 56))
-FULL1 = list(range(56, 62))
-FULL2 = list(range(62, 65))
-UNKNOWN_ID = "20990101000000_from_the_future"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -44,69 +34,8 @@ def config_path(postgres_database: Any, tmp_path: Path) -> str:
     return str(path)
 
 
-def run(argv: list[str], stdin: str = "") -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stdin", io.StringIO(stdin))
-        status = cli.main(argv)
-    return status, out.getvalue(), err.getvalue()
-
-
-def plain(text: str) -> str:
-    """Times and durations as in the recordings; cells with a time are ragged there, so blanks and borders shrink."""
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})? \+0000 UTC", "{time}", text)
-    text = re.sub(r'time="[^"]*"', 'time="{time}"', text)
-    text = re.sub(r" in [\d.]+m?s$", " in {duration}", text, flags=re.M)
-    if "{time}" in text:
-        text = re.sub(r" +│", " │", re.sub(r"─+", "─", re.sub(r"│ +(MIGRATION|APPLIED)", r"│ \1", text)))
-    return text
-
-
-def replay(number: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = CASES[number]
-    for name, value in case["env"].items():
-        monkeypatch.setenv(name, path if name == "REGISTRY_CONFIGURATION_PATH" else value)
-    argv = [path if "{work}" in word else word for word in case["argv"][1:]]
-    status, out, err = run(argv, case.get("stdin") or "")
-    for name in case["env"]:
-        monkeypatch.delenv(name)
-    assert (status, plain(out), plain(err)) == (case["exit"], plain(case["stdout"]), plain(case["stderr"])), number
-
-
-def test_step_by_step(config_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in TMPL0:
-        replay(number, config_path, monkeypatch)
-
-
-def test_unknown_migration(config_path: str, postgres_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in FULL1:
-        if number == 58:
-            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
-                connection.execute("INSERT INTO schema_migrations VALUES (%s, now())", (UNKNOWN_ID,))
-        if number == 61:
-            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
-                connection.execute("DELETE FROM schema_migrations WHERE id = %s", (UNKNOWN_ID,))
-        replay(number, config_path, monkeypatch)
-
-
-def test_down_takes_everything_away(config_path: str, postgres_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in FULL2:
-        replay(number, config_path, monkeypatch)
-        if number == 63:
-            with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
-                left = connection.execute(
-                    "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-                    "WHERE nspname IN ('public', 'partitions') AND relkind IN ('r', 'p', 'S') ORDER BY 1"
-                ).fetchall()
-                functions = connection.execute(
-                    "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
-                ).fetchone()
-            assert [row[0] for row in left] == ["post_deploy_schema_migrations", "schema_migrations"]
-            assert functions == (0,)
-
-
 def test_a_failure_keeps_what_was_applied(config_path: str, postgres_database: Any) -> None:
-    assert run(["database", "migrate", "up", "-n", "2", config_path])[0] == 0
+    assert run(["database", "migrate", "up", "-n", "2", config_path]).status == 0
     with psycopg.connect(postgres_database.dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE blobs (x int)")
     status, _, err = run(["database", "migrate", "up", config_path])
@@ -114,7 +43,7 @@ def test_a_failure_keeps_what_was_applied(config_path: str, postgres_database: A
     failed = "20210503150607_create_blobs_table"
     text = f'applying migration {failed}: ERROR: relation "blobs" already exists (SQLSTATE 42P07) handling {failed}'
     assert err.splitlines()[-1] == f"failed to run database migrations: {text}"
-    assert run(["database", "migrate", "version", config_path])[1].splitlines() == [
+    assert run(["database", "migrate", "version", config_path]).out.splitlines() == [
         "pre-deployment:20210503150438_seed_media_types_table",
         "post-deployment:Unknown",
     ]
@@ -124,23 +53,12 @@ def test_a_failure_keeps_what_was_applied(config_path: str, postgres_database: A
 
 
 @pytest.fixture(scope="module")
-def migrated(postgres_server: Cluster) -> Iterator[psycopg.Connection[Any]]:
-    name = "test_schema"
-    postgres_server.create_database(name, postgres_server.superuser)
-    settings = Database(
-        host="127.0.0.1",
-        port=postgres_server.port,
-        user=postgres_server.superuser,
-        password=postgres_server.password,
-        dbname=name,
-        sslmode="disable",
-    )
-    with db.connect(settings) as connection:
-        migrations.apply_all(db.Queries(connection))
+def migrated(metadata_pool: Pool) -> Iterator[psycopg.Connection[Any]]:
+    with metadata_pool.lent() as name, metadata_pool.server.connect(name) as connection:
         yield connection
-    postgres_server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.mark.contract("registry/columns.csv", 0)
 def test_columns_are_the_recorded_ones(migrated: psycopg.Connection[Any]) -> None:
     with (DATA / "columns.csv").open() as file:
         recorded = {tuple(row.values()) for row in csv.DictReader(file)}

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import contract_cases
 import pytest
 import recorded_images as images
 import recorded_tokens as tokens
@@ -114,7 +115,7 @@ def normalized(server: Server, request: dict[str, Any]) -> dict[str, Any]:
     return {"path": request["path"], "headers": headers, "body": body}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def received(
     start_registry: Start, new_metadata: Callable[[], Database], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, dict[str, list[dict[str, Any]]]]]:
@@ -131,11 +132,17 @@ def received(
     yield found
 
 
-def _cases() -> list[Any]:
-    return [pytest.param(line, id=f"{line['mode']} {line['trigger']}") for line in RECORDED if "attempts" not in line]
+def cases(attempts: bool) -> Any:
+    """Parametrised with the recorded triggers, or with the recorded retries."""
+    chosen = contract_cases.parameters(
+        "registry/notifications.jsonl",
+        lambda line: f"{line['mode']} {line.get('trigger', '')}",
+        lambda line: ("attempts" in line) is attempts,
+    )
+    return pytest.mark.parametrize("line", chosen)
 
 
-@pytest.mark.parametrize("line", _cases())
+@cases(attempts=False)
 def test_recorded_events(line: dict[str, Any], received: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
     expected = []
     for request in line["requests"]:
@@ -145,7 +152,7 @@ def test_recorded_events(line: dict[str, Any], received: dict[str, dict[str, lis
     assert received[line["mode"]][line["trigger"]] == expected
 
 
-@pytest.mark.parametrize("line", [pytest.param(line, id=line["mode"]) for line in RECORDED if "attempts" in line])
+@cases(attempts=True)
 def test_recorded_retries(
     line: dict[str, Any], start_registry: Start, new_metadata: Callable[[], Database], tmp_path: Path
 ) -> None:

@@ -64,8 +64,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(start_registry: Callable[..., Server], new_metadata: Callable[[], Database], tmp_path: Path) -> Any:
-    database = new_metadata()
+def bench(start_registry: Callable[..., Server], fresh_metadata: Database, tmp_path: Path) -> Any:
+    database = fresh_metadata
     server = start_registry(tmp_path, options={"database": database_section(database)})
     log = io.StringIO()
     pool = Pool(database, Logger(log))

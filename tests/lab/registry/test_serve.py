@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import io
 import json
 import re
 import shutil
@@ -12,37 +10,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import contract_cases
 import pytest
-import recorded_images as images
+import registry_program
 import yaml
+from cli_scenes import REFUSALS
 from registry_server import Server, configuration, database_section
 
-from georeg_lab.postgres import Cluster, free_port
-from georeg_lab.registry import cli, db, migrations
+from georeg_lab.postgres import Cluster
+from georeg_lab.registry import db, migrations
 from georeg_lab.registry.config import Database
 
-DATA = Path(__file__).resolve().parents[2] / "data/registry/cli.jsonl"
-CASES = [case for case in map(json.loads, DATA.read_text().splitlines()) if "started" in case]
 LOCKS = "docker/registry/lockfiles"
 VARYING = (
     *("time", "version", "go_version", "instance_id", "correlation_id", "http_response_duration", "stack"),
     *("duration_ms", "pid", "sql", "args", "port", "database", "remote_addr"),
 )
-REFUSALS: dict[str, dict[str, Any]] = {
-    "refused": {"port": 1},
-    "wrong password": {"password": "wrong"},
-    "unknown user": {"user": "nobody"},
-    "unknown database": {"dbname": "nodb"},
-    "host unknown": {"host": "no-such-host.invalid"},
-    "sslmode require, server without TLS": {"sslmode": "require"},
-    "sslmode verify-full, root certificate missing": {"sslmode": "verify-full", "sslrootcert": "/nonexistent.pem"},
-}
 PATHS = ("/v2/", "/gitlab/v1/", "/v2/_catalog", "/gitlab/v1/repositories/acme/app/", "/v2/acme/app/manifests/a-first")
 
 
 def chosen(started: bool) -> Any:
     """Parametrised with the recorded starts that succeeded, or those that were refused."""
-    found = [pytest.param(case, id=case["name"][:90]) for case in CASES if case["started"] == started]
+    found = contract_cases.parameters(
+        "registry/cli.jsonl", lambda case: str(case["name"]), lambda case: case.get("started") is started
+    )
     return pytest.mark.parametrize("case", found)
 
 
@@ -53,24 +44,6 @@ def chosen(started: bool) -> Any:
 def metadata(new_metadata: Callable[[], Database]) -> Database:
     """A migrated, empty database that all starts share: none of them writes to it."""
     return new_metadata()
-
-
-@pytest.fixture(scope="module")
-def base_main(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("base-main")
-    images.base_main(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def standby(postgres_server: Cluster, metadata: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a streaming standby that has the database."""
-    replica = Cluster(tmp_path_factory.mktemp("standby") / "data", free_port(), postgres_server.password)
-    postgres_server.base_backup(replica, "serve_standby", postgres_server.superuser, postgres_server.password)
-    replica.start()
-    yield replica.port
-    replica.remove()
-    postgres_server.execute("SELECT pg_drop_replication_slot('serve_standby')")
 
 
 @pytest.fixture
@@ -104,10 +77,8 @@ def database(case: dict[str, Any], metadata: Database, request: pytest.FixtureRe
     elif "nothing listens" in state:
         section["port"] = 1
     elif "standby" in state:
-        section |= {
-            "port": request.getfixturevalue("standby"),
-            "enabled": "prefer" if "prefer" in case["name"] else True,
-        }
+        port, name = request.getfixturevalue("standby")()
+        section |= {"port": port, "dbname": name, "enabled": "prefer" if "prefer" in case["name"] else True}
     elif "role without" in state:
         server.create_role("powerless_server", "p")
         request.addfinalizer(lambda: server.execute('DROP ROLE "powerless_server"'))
@@ -186,16 +157,11 @@ def lockfiles(root: Path) -> dict[str, str]:
 def test_refuses_to_start(case: dict[str, Any], storage: Path, database: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     path.write_text(yaml.safe_dump(configuration(storage, 1, database)))
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.delenv("REGISTRY_FF_ENFORCE_LOCKFILES", raising=False)
-        for name, value in case["env"].items():
-            patch.setenv(name, value)
-        status = cli.main(["serve", str(path)], "registry")
-    assert (status, plain(err.getvalue())) == (case["exit"], plain(case["stderr"]))
-    assert comparable([json.loads(line) for line in out.getvalue().splitlines()]) == comparable(case["log"])
+    status, out, err = registry_program.run(["serve", str(path)], variables=case["env"])
+    assert (status, plain(err)) == (case["exit"], plain(case["stderr"]))
+    assert comparable([json.loads(line) for line in out.splitlines()]) == comparable(case["log"])
     assert lockfiles(storage) == case["lockfiles_after"]
-    assert "password" not in err.getvalue().replace("password authentication", "").replace("password=xxxxx", "")
+    assert "password" not in err.replace("password authentication", "").replace("password=xxxxx", "")
 
 
 @chosen(started=True)
