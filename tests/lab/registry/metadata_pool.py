@@ -33,12 +33,13 @@ EMPTIED = (
 
 
 def empty(connection: psycopg.Connection[Any]) -> None:
-    """Back to the state right after the migrations, but for sequences."""
+    """Back to the state right after the migrations, but for sequences and `gc_review_after_defaults`."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # no triggers: fast
         for table in EMPTIED:
             connection.execute(f"DELETE FROM {table}")
         connection.execute("DELETE FROM media_types WHERE id > 103")
+        connection.execute("DROP TABLE IF EXISTS gorp_migrations")
         connection.execute("DELETE FROM schema_migrations WHERE id >= '2099'")
 
 

@@ -54,7 +54,8 @@ def test_a_failure_keeps_what_was_applied(config_path: str, postgres_database: A
 
 @pytest.fixture(scope="module")
 def migrated(metadata_pool: Pool) -> Iterator[psycopg.Connection[Any]]:
-    with metadata_pool.lent() as name, metadata_pool.server.connect(name) as connection:
+    """The template itself: what was lent before may have been changed by an import or by `gc.reviewafter`."""
+    with metadata_pool.server.connect(metadata_pool.template) as connection:
         yield connection
 
 
