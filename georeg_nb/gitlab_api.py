@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from georeg_nb.errors import HttpRefused, ReadOnlySite, StepFailed, Unreachable
-from georeg_nb.http import HeaderAuth, HttpSession, without_query
+from georeg_nb.http import HeaderAuth, HttpSession, Route, without_query
 from georeg_nb.parameters import GitLabParameters
 
 REGISTRY_CLASS = "CONTAINER_REPOSITORY_REGISTRY"
@@ -156,10 +156,12 @@ class GitLabAPI:
         self._record_fields: dict[int, str] = {}  # Geo site → the fields that its schema has
 
     @classmethod
-    def of(cls, parameters: GitLabParameters, *, site: str = "", readonly: bool = False) -> GitLabAPI:
+    def of(
+        cls, parameters: GitLabParameters, *, site: str = "", readonly: bool = False, route: Route | None = None
+    ) -> GitLabAPI:
         """The API of a site; its token is resolved now. Raises SecretUnavailable."""
         auth = HeaderAuth("PRIVATE-TOKEN", parameters.token.resolve())
-        session = HttpSession(f"{parameters.url}/api/v4", ca=parameters.ca, auth=auth, site=site)
+        session = HttpSession(f"{parameters.url}/api/v4", ca=parameters.ca, auth=auth, site=site, route=route)
         return cls(session, readonly=readonly)
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:

@@ -21,6 +21,10 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import create_connection
 
 from georeg_nb.credentials import Secret
 from georeg_nb.errors import HttpRefused, Unreachable
@@ -32,6 +36,9 @@ MAX_BODY = 64 * 1024 * 1024
 MAX_REDIRECTS = 4
 LONGEST_PAUSE = 30.0
 EXCERPT = 300
+
+Route = Callable[[str, int], tuple[str, int]]
+"""Where to connect to for a host and port, when that is another address (a forward): the names stay what they are."""
 
 
 class NoAuth(AuthBase):
@@ -65,12 +72,39 @@ class BasicAuth(AuthBase):
         return HTTPBasicAuth(self.user.encode(), self.secret.reveal().encode())(request)
 
 
+class _Rerouted(HTTPAdapter):
+    """Connects to where the route leads, as `curl --connect-to`: TLS and the Host header keep the real name."""
+
+    def __init__(self, route: Route, **options: Any) -> None:
+        self._route = route
+        super().__init__(**options)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        route = self._route
+
+        def connect(connection: HTTPConnection) -> Any:
+            address = route(connection.host, connection.port or connection.default_port)
+            try:
+                return create_connection(address, connection.timeout, socket_options=connection.socket_options)
+            except OSError as error:
+                raise NewConnectionError(connection, f"no connection through {address[1]}: {error}") from error
+
+        plain = type("Plain", (HTTPConnection,), {"_new_conn": connect})
+        secure = type("Secure", (HTTPSConnection,), {"_new_conn": connect})
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        }
+
+
 class HttpSession:
     """A pool of connections to one address. Safe to use from several threads.
 
     `base` is what paths are appended to. `site` is named in errors. `retries` counts the further attempts after
     connection errors, time-outs and 429/502/503/504, for requests that may be repeated; `sleep` is the pause between.
     An address that gave no answer through all of them is asked only once each time, until it answers again.
+    `route` leads to the host of `base`, whatever the port; a redirect to another host goes there directly.
     """
 
     def __init__(
@@ -84,6 +118,7 @@ class HttpSession:
         timeout: tuple[float, float] = (10, 60),
         retries: int = 3,
         sleep: Callable[[float], None] = time.sleep,
+        route: Route | None = None,
     ) -> None:
         self.base = base.rstrip("/")
         self.site = site
@@ -97,9 +132,15 @@ class HttpSession:
         self._session.trust_env = False
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = "georeg"
-        adapter = HTTPAdapter(pool_connections=2, pool_maxsize=pool, max_retries=0, pool_block=True)
+        pools: dict[str, Any] = {"pool_connections": 2, "pool_maxsize": pool, "max_retries": 0, "pool_block": True}
+        adapter = HTTPAdapter(**pools)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
+        if route:
+            host = f"//{urlsplit(self.base).netloc.rpartition('@')[2].removesuffix(f':{urlsplit(self.base).port}')}"
+            rerouted = _Rerouted(route, **pools)
+            for prefix in (f"{scheme}:{host}{end}" for scheme in ("http", "https") for end in (":", "/")):
+                self._session.mount(prefix, rerouted)
 
     def __enter__(self) -> HttpSession:
         return self

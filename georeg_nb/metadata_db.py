@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from georeg_nb.errors import DatabaseRefused
+from georeg_nb.http import Route
 from georeg_nb.parameters import DatabaseParameters
 
 CONNECT_SECONDS = 10
@@ -113,11 +114,12 @@ class Bucket:
 
 
 class MetadataDB:
-    """The registry's database of one site. `site` is for messages."""
+    """The registry's database of one site. `site` is for messages; `route` leads there, where it is a way around."""
 
-    def __init__(self, parameters: DatabaseParameters, *, site: str = "") -> None:
+    def __init__(self, parameters: DatabaseParameters, *, site: str = "", route: Route | None = None) -> None:
         self.parameters = parameters
         self.site = site
+        self.route = route
 
     @property
     def address(self) -> str:
@@ -147,8 +149,10 @@ class MetadataDB:
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "georeg",
         }
-        if p.connect_host:
-            options["hostaddr"] = self._address_of(p.connect_host)  # the name stays in `host`, where TLS checks it
+        if self.route:  # the name stays in `host`, where TLS checks it
+            options["hostaddr"], options["port"] = self.route(p.host, p.port)
+        elif p.connect_host:
+            options["hostaddr"] = self._address_of(p.connect_host)
         if p.ca:
             options["sslrootcert"] = str(p.ca)
         return options
@@ -328,6 +332,8 @@ _REMEDIES_BY_TEXT = {
     "no pg_hba.conf entry": _REMEDIES["28000"],
     "certificate": "give the file with the database's certificate authority as `ca` of the database in the sites file",
     "server does not support SSL": "switch TLS on at the server, or set sslmode in the sites file knowingly",
+    "closed the connection unexpectedly": "look at PostgreSQL's log; through a node (`via`): does it listen on that "
+    "host and port, as the node reaches them?",
     "Connection refused": "is PostgreSQL running there, and are host and port in the sites file right?",
     "timeout expired": "is the host right, and does a firewall let this machine through?",
     "Name or service not known": "correct the host name in the sites file",

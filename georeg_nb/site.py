@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from georeg_nb import gitlab_rb, redaction
 from georeg_nb.errors import NodeFileMissing, StepFailed
 from georeg_nb.gitlab_api import GitLabAPI
+from georeg_nb.http import Route
 from georeg_nb.metadata_db import MetadataDB
 from georeg_nb.nodes import Node, node_of
 from georeg_nb.omnibus import Omnibus
@@ -142,23 +143,33 @@ class Site:
     @cached_property
     def gitlab(self) -> GitLabAPI:
         """The site's own API."""
-        return GitLabAPI.of(self.parameters.gitlab, site=self.name, readonly=self.readonly)
+        gitlab = self.parameters.gitlab
+        return GitLabAPI.of(gitlab, site=self.name, readonly=self.readonly, route=self._route(gitlab.via))
 
     @cached_property
     def registry(self) -> RegistryAPI:
         """The site's registry, through its public address."""
-        return RegistryAPI.of(self.parameters, readonly=self.readonly)
+        return self._registry(route=self._route(self.parameters.registry.via))
 
     def registry_at(self, node: Node) -> RegistryAPI:
-        """The registry process on one node, at the address that it listens on."""
+        """The registry process on one node, at the address that it listens on there."""
         config = Omnibus(node).registry_config()
         address = config.http_address if config else "127.0.0.1:5000"
-        return RegistryAPI.of(self.parameters, address=f"http://{address}", readonly=self.readonly)
+        return self._registry(address=f"http://{address}", route=node.route)
+
+    def _registry(self, **options: Any) -> RegistryAPI:
+        tokens = self._route(self.parameters.gitlab.via)
+        return RegistryAPI.of(self.parameters, readonly=self.readonly, gitlab_route=tokens, **options)
+
+    def _route(self, via: str | None) -> Route | None:
+        """The way through the node of that name."""
+        return next((node.route for node in self.nodes if node.name == via), None)
 
     @property
     def metadata_db(self) -> MetadataDB:
         """The site's own external metadata database. A new object each time: what is there changes in a run."""
-        return MetadataDB(self.parameters.database, site=self.name)
+        database = self.parameters.database
+        return MetadataDB(database, site=self.name, route=self._route(database.via))
 
     @property
     def profile(self) -> Profile:
@@ -209,6 +220,11 @@ class Site:
         """Tell how far something on this site is."""
         self.observer.progress(self.name, text, fraction)
 
+    def close(self) -> None:
+        """End the connections to its nodes. The next question makes them again."""
+        for node in self.nodes:
+            node.close()
+
     def read_only_view(self) -> Site:
         """The same site, refusing every change."""
         view = copy.copy(self)
@@ -230,6 +246,11 @@ class Sites:
     def all(self) -> list[Site]:
         """The primary first."""
         return [self.primary, *self.secondaries]
+
+    def close(self) -> None:
+        """End the connections to all nodes."""
+        for site in self.all:
+            site.close()
 
     def read_only_view(self) -> Sites:
         """All sites, refusing every change."""

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from georeg_nb.errors import (
@@ -76,6 +77,10 @@ class Master:
         self._folder = Path()
         self._words: deque[str] = deque(maxlen=40)
         self._forwards: dict[tuple[str, int], int] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Sent to another process it makes a connection of its own there, one for all that is sent."""
+        return _one_for_all, (self.node, self.target, self.keepalive)
 
     # the connection
 
@@ -283,6 +288,11 @@ _REASONS: tuple[_Reason, ...] = (
         "is the node up, and are name, port, jump host and firewall right? {by_hand}",
     ),
 )
+
+
+@lru_cache
+def _one_for_all(node: str, target: SshTarget, keepalive: tuple[int, int]) -> Master:
+    return Master(node, target, keepalive=keepalive)
 
 
 def private_folder() -> Path:

@@ -127,9 +127,10 @@ class Node:
         """Every job that the node knows of, running or ended."""
         return jobs.look(self.transport, readonly=self.readonly)
 
-    def route(self, host: str, port: int) -> tuple[str, int]:
-        """Address at which this machine reaches what the node calls `host:port`: over SSH, a forward of its master."""
-        return self.transport.forward(host, port)
+    @property
+    def route(self) -> Callable[[str, int], tuple[str, int]] | None:
+        """What leads to a host and port as this node reaches them; None where this machine is the node."""
+        return self.transport.route
 
     def close(self) -> None:
         """End the connection to it, if there is one. The next use makes another."""

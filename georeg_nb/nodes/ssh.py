@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -106,8 +106,9 @@ class SshTransport(Transport):
     def remove(self, path: str) -> None:
         self._checked("remove", path, self._file("remove", self.path(path), changes=True))
 
-    def forward(self, host: str, port: int) -> tuple[str, int]:
-        return self.master.forward(host, port)
+    @property
+    def route(self) -> Callable[[str, int], tuple[str, int]]:
+        return self.master.forward
 
     def close(self) -> None:
         self.master.close()

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,10 @@ class Transport(ABC):
     def remove(self, path: str) -> None:
         """Remove a file; none there is fine."""
 
-    def forward(self, host: str, port: int) -> tuple[str, int]:
-        """Address at which this machine reaches what the node calls `host:port`."""
-        return host, port
+    @property
+    def route(self) -> Callable[[str, int], tuple[str, int]] | None:
+        """What leads to a host and port as this node reaches them: gives the address here. None: they are the same."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - nothing to end here
         """End the connection, if there is one. The next use makes another."""

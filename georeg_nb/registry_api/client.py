@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 import requests
 
 from georeg_nb.errors import HttpRefused, ReadOnlySite
-from georeg_nb.http import BasicAuth, HeaderAuth, HttpSession
+from georeg_nb.http import BasicAuth, HeaderAuth, HttpSession, Route
 from georeg_nb.parameters import GitLabParameters, RegistryParameters, SiteParameters
 from georeg_nb.registry_api.images import digest_of, small_image
 from georeg_nb.registry_api.tokens import Tokens
@@ -76,19 +76,22 @@ class RegistryAPI:
         site: str = "",
         readonly: bool = False,
         pool: int = 16,
+        route: Route | None = None,
+        gitlab_route: Route | None = None,
     ) -> None:
         self.address = address.rstrip("/") or registry.url
         self.site = site
         self.readonly = readonly
         self._gitlab = gitlab
-        self._made_of = (registry, gitlab, self.address, site, readonly, pool)
-        self._http = HttpSession(self.address, ca=registry.ca, site=site, pool=pool)
+        self._gitlab_route = gitlab_route
+        self._made_of = (registry, gitlab, self.address, site, readonly, pool, route, gitlab_route)
+        self._http = HttpSession(self.address, ca=registry.ca, site=site, pool=pool, route=route)
         self._tokens = Tokens(lambda: self._token_http)
 
     @classmethod
-    def of(cls, parameters: SiteParameters, *, address: str = "", readonly: bool = False) -> RegistryAPI:
-        """The registry of a site."""
-        return cls(parameters.registry, parameters.gitlab, address=address, site=parameters.name, readonly=readonly)
+    def of(cls, parameters: SiteParameters, **options: Any) -> RegistryAPI:
+        """The registry of a site; options as above."""
+        return cls(parameters.registry, parameters.gitlab, site=parameters.name, **options)
 
     def __repr__(self) -> str:
         return f"<RegistryAPI {self.address}>"
@@ -221,7 +224,7 @@ class RegistryAPI:
     @cached_property
     def _token_http(self) -> HttpSession:
         auth = BasicAuth(self._gitlab.user, self._gitlab.token.resolve())
-        return HttpSession(self._gitlab.url, ca=self._gitlab.ca, site=self.site, auth=auth)
+        return HttpSession(self._gitlab.url, ca=self._gitlab.ca, site=self.site, auth=auth, route=self._gitlab_route)
 
     def _ask(
         self, method: str, path: str, scope: str, *, ok: tuple[int, ...] = (200,), **options: Any
@@ -307,8 +310,9 @@ class RegistryAPI:
 @lru_cache(maxsize=32)
 def _opened_once(*made_of: Any) -> RegistryAPI:
     """In a process that got a registry sent: the same connections and tokens for everything that it is asked there."""
-    registry, gitlab, address, site, readonly, pool = made_of
-    return RegistryAPI(registry, gitlab, address=address, site=site, readonly=readonly, pool=pool)
+    registry, gitlab, *rest = made_of
+    names = ("address", "site", "readonly", "pool", "route", "gitlab_route")
+    return RegistryAPI(registry, gitlab, **dict(zip(names, rest, strict=True)))
 
 
 def _media_type(response: requests.Response) -> str:

@@ -169,8 +169,13 @@ class Run:
         )
 
     def close(self) -> None:
-        """Give back the sites' locks. `summary` does it; so does opening another run in the same kernel."""
-        self._engine.locks.release()
+        """Give back the sites' locks and end the connections. `summary` does it; so does opening another run in the
+        same kernel.
+        """
+        try:
+            self._engine.locks.release()
+        finally:
+            self.sites.close()
 
     def _section(self, name: str) -> Section:
         try:

@@ -141,6 +141,8 @@ class FakeSites:
     def all(self) -> list[FakeSite]:
         return [self.primary, self.secondary]
 
+    def close(self) -> None: ...
+
     def read_only_view(self) -> FakeSites:
         view = FakeSites(self.primary.rails_node.root.parent)
         view.primary, view.secondary = self.primary.read_only_view(), self.secondary.read_only_view()

@@ -253,7 +253,7 @@ def test_a_secret_in_clear_is_refused_and_not_shown() -> None:
         ("      root: nodes/primary", "      root: nodes/primary\n      connection: ssh", "primary.nodes[0].root", "absolute path on the node"),
         ("      root: nodes/primary", "      connection: ssh\n      ssh_config: none", "primary.nodes[0].ssh_config", "there is no file none"),
         ("      root: nodes/primary", "      connection: ssh\n      host: -oProxyCommand=x", "primary.nodes[0].host", "must match"),
-        ("    name: registry\n", "    via: primary-1\n    name: registry\n", "primary.database.via", "no node of this site with connection: ssh"),
+        ("    node_sslrootcert: /etc/gitlab/ssl/db.crt\n", "    node_sslrootcert: /etc/gitlab/ssl/db.crt\n    via: primary-1\n", "primary.database.via", "no node of this site with connection: ssh"),
     ],
 )  # fmt: skip
 def test_contradictions(old: str, new: str, key: str, message: str) -> None:
