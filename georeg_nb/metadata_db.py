@@ -84,6 +84,12 @@ _BROKEN: dict[str, LiteralString] = {
         ) > (SELECT count(*) FROM manifest_references c WHERE c.top_level_namespace_id = m.top_level_namespace_id
             AND c.repository_id = m.repository_id AND c.parent_id = m.id)""",
 }
+# What nobody can pull by a tag is no loss: untagged manifests differ between healthy sites (registry 7).
+_IN_USE: LiteralString = """
+    (EXISTS (SELECT FROM tags t WHERE t.top_level_namespace_id = m.top_level_namespace_id
+        AND t.repository_id = m.repository_id AND t.manifest_id = m.id)
+    OR EXISTS (SELECT FROM manifest_references p WHERE p.top_level_namespace_id = m.top_level_namespace_id
+        AND p.repository_id = m.repository_id AND p.child_id = m.id))"""
 
 
 @dataclass(frozen=True)
@@ -282,7 +288,9 @@ class MetadataDB:
         return {(path, tag) for path, tag in self.rows(query, {"moment": moment})}
 
     def broken_manifests(self) -> list[dict[str, str]]:
-        """Manifests that are there but cannot be pulled whole: repository, digest, cause. Source: registry 8 (d)."""
+        """Manifests of tagged images, and children of lists, that are there but cannot be pulled whole: repository,
+        digest, cause. Source: registry 8 (d).
+        """
         if "manifests" not in self.tables():
             return []
         found = []
@@ -292,7 +300,7 @@ class MetadataDB:
                     SELECT r.path, {_DIGEST} FROM manifests m
                     JOIN repositories r ON r.id = m.repository_id
                         AND r.top_level_namespace_id = m.top_level_namespace_id
-                    WHERE {condition} ORDER BY r.path COLLATE "C" """
+                    WHERE {condition} AND {_IN_USE} ORDER BY r.path COLLATE "C" """
                 found += [
                     {"repository": path, "digest": digest, "cause": cause} for path, digest in connection.execute(query)
                 ]

@@ -77,6 +77,7 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 SshName = Annotated[str, StringConstraints(pattern=r"^[^-\s][^\s]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Role = Literal["rails", "sidekiq", "registry", "postgres"]
+VerifyLevel = Annotated[str, StringConstraints(pattern=r"^(metadata|api|content(:(100|[1-9][0-9]?)%)?)$")]
 TagName = Annotated[str, StringConstraints(pattern=r"^[^:\s]+:[^:\s]+$")]
 
 
@@ -216,8 +217,17 @@ class MigrateLegacyParameters(ScenarioParameters):
     """Tags, as path:tag, that may be left behind because the importer cannot bring them over."""
     read_only_limit_minutes: Annotated[int, Field(ge=1)] = 120
     """A read-only window that is predicted to last longer is not opened."""
+    verify_with: list[VerifyLevel] = []
+    """Levels of the final comparison: metadata, api, content, or content:5% for a share of the images. Empty: metadata,
+    with a sample over HTTP, and everything over HTTP where a database cannot be asked."""
     canary_project: str = ""
     """Path of a project that a small test image may be pushed to, to measure the replication; empty: none."""
+
+    @property
+    def content_percent(self) -> int:
+        """Share of the images whose every byte is read; 0: of none."""
+        levels = [level.partition(":") for level in self.verify_with]
+        return max((int(share.rstrip("%") or 100) for name, _, share in levels if name == "content"), default=0)
 
     @property
     def method(self) -> Literal["one-step"]:

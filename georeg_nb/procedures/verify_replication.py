@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from georeg_nb.errors import StepFailed, VerificationDiffers
 from georeg_nb.procedures import hold_by_hand, state
 from georeg_nb.procedures.canary import Canary
+from georeg_nb.procedures.comparing import asked_for, compare, judged, over_http, why_over_http
 from georeg_nb.procedures.hold_sync import everybody_moved, geo_site, ready
 from georeg_nb.runbook import (
     Change,
@@ -26,14 +26,13 @@ from georeg_nb.runbook import (
     check,
     failed,
     later,
+    not_applicable,
     passed,
     warning,
 )
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site, Sites
-from georeg_nb.verification import Comparison, accept_losses, compare_databases, second_look
 
-SETTLE_SECONDS = 20.0
 LAG_LIMIT = 60
 STATUS_PATIENCE = 180.0
 
@@ -180,40 +179,6 @@ def _worse(kept: list[dict[str, Any]]) -> list[str]:
 # the proof
 
 
-def compare(sites: Sites, secondary: Site) -> Comparison:
-    """The secondary's images against the primary's, in the databases; what is only on its way is told apart."""
-    primary = sites.primary
-    names = (primary.name, secondary.name)
-
-    def once() -> Comparison:
-        found = compare_databases(primary.metadata_db, secondary.metadata_db, names=names)
-        return accept_losses(found, state.accepted_losses(primary))
-
-    def again() -> Comparison:
-        secondary.progress("some tags differ: looking again, they may be on their way")
-        time.sleep(SETTLE_SECONDS)
-        return once()
-
-    def without_canary(found: Comparison) -> Comparison:
-        """The tag of a canary that was killed half-way is on its way out: the next canary removes it."""
-        kept = primary.keep.load("canary") or {}
-        own = (kept.get("project"), kept.get("tag"))
-        marked = [replace(d, in_flight=d.in_flight or (d.repository, d.tag) == own) for d in found.differences]
-        return replace(found, differences=marked)
-
-    first = once()
-
-    def pending() -> frozenset[str]:
-        """Repositories that differ and that Geo has yet to sync."""
-        states = {record.repository: record.state for record in primary.gitlab.sync_records(geo_site(secondary))}
-        paths = {one.repository for one in first.differences}
-        ids = {path: primary.gitlab.repository_id(path) for path in paths}
-        waiting = ("PENDING", "STARTED")
-        return frozenset(p for p, n in ids.items() if n is not None and states.get(str(n), "PENDING") in waiting)
-
-    return without_canary(second_look(first, again, pending=pending))
-
-
 @check(
     "the secondary holds the primary's images",
     source="registry 7, 8; procedures 2.7 row 6",
@@ -223,27 +188,90 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
 )
 @of_each_secondary
 def same_images(site: Site) -> Finding:
-    """Every (repository, tag, digest) of the two metadata databases, narrowed by fingerprints to what differs."""
-    return judged(compare(site.sites, site))
+    """Every (repository, tag, digest): in the two metadata databases, narrowed by fingerprints to what differs; over
+    HTTP where a database cannot be asked.
+    """
+    why = why_over_http(site.sites, site)
+    return judged(compare(site.sites, site), note=f" (over HTTP: {why})" if why else "")
 
 
-def judged(compared: Comparison) -> Finding:
-    """A comparison as a finding, with its table per repository, and one of all single differences."""
-    here, there = compared.tags
-    found = f"{there} tags on {compared.there}, {here} on {compared.here}: {compared.verdict}"
-    if compared.verdict == "equal":
-        finding = passed(found, "equal")
-    elif compared.verdict == "in flight":
-        finding = warning(found, "equal", remedy="look again in a few minutes")
-    else:
-        names = ", ".join(f"{one.repository}:{one.tag} ({one.kind})" for one in compared.staying[:5])
-        finding = failed(
-            f"{found}; {names}" + (" …" if len(compared.staying) > 5 else ""),
-            "equal",
-            remedy="missing and differing ones: resync the repository (Admin > Geo), and see geo.log on the secondary; "
-            "extra ones: delete them on the secondary only with consent",
+@check(
+    "the registries serve what their databases say",
+    source="registry 5.2, 7; procedures 2.7 row 6",
+    evidence="run",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def same_over_http(site: Site) -> Finding:
+    """The same over HTTP, indexes down to their children, and each registry held to its own database: all of it where
+    `verify_with` names api, else a sample of at most 20 repositories with 50 tags each.
+    """
+    if not asked_for(site, "api"):
+        return not_applicable("verify_with does not name api")
+    if why_over_http(site.sites, site):
+        return not_applicable("all images are compared over HTTP, above")
+    return judged(over_http(site.sites, site, "api", cross_check=True), "differences_over_http")
+
+
+@check(
+    "every image can be read to its last byte",
+    source="design; registry 7",
+    evidence="run",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def same_content(site: Site) -> Finding:
+    """Every manifest, config and layer on both sites is read, and hashes to its digest; of all images, or of a share
+    (`verify_with`: content:5%).
+    """
+    if not site.options.content_percent:
+        return not_applicable("verify_with does not name content")
+    return judged(over_http(site.sites, site, "content"), "differences_of_content")
+
+
+@check(
+    "no manifest lacks a part in the database",
+    source="registry 1.6, 8 (d)",
+    evidence="run",
+    scope="pair",
+    verifies=True,
+)
+@of_each_secondary
+def manifests_are_whole(site: Site) -> Finding:
+    """Manifests of tagged images whose config, layers or children are not linked: what an import leaves out without
+    losing the tag. What the primary lacks too was broken before.
+    """
+    if why_over_http(site.sites, site):
+        return not_applicable("the databases are not asked: see the check of the images")
+    primary = site.sites.primary
+    found: dict[tuple[str, ...], list[str]] = {}
+    for one in (primary, site):
+        for row in one.metadata_db.broken_manifests():
+            found.setdefault((row["repository"], row["digest"], row["cause"]), []).append(one.name)
+    rows = [
+        {"repository": path, "digest": digest, "cause": cause, "on": " and ".join(names)}
+        for (path, digest, cause), names in sorted(found.items())
+    ]
+    worse = [row for row in rows if row["on"] == site.name]
+    expected = "every part of every tagged image"
+    if worse:
+        return failed(
+            f"{len(worse)} manifests lack a part on {site.name} alone, e.g. in {worse[0]['repository']}: "
+            f"{worse[0]['cause']}",
+            expected,
+            remedy="resync these repositories (Admin > Geo), or push the images again on the primary",
+            rows=rows,
         )
-    return replace(finding, rows=compared.rows(), tables={"differences": compared.difference_rows()})
+    if rows:
+        return warning(
+            f"{len(rows)} manifests lack a part on {primary.name}, e.g. in {rows[0]['repository']}",
+            expected,
+            remedy="they were broken before: build these images again, or delete them",
+            rows=rows,
+        )
+    return passed("nothing is missing", expected, rows=rows)
 
 
 # the end
@@ -315,6 +343,15 @@ def windows_were_short(sites: Sites) -> Finding:
 VERIFY = Procedure(
     "verify-replication",
     title="Verify replication",
-    pair_checks=[geo_reports_synced, no_failed_record, same_images, other_types_went_on, windows_were_short],
+    pair_checks=[
+        geo_reports_synced,
+        no_failed_record,
+        same_images,
+        same_over_http,
+        same_content,
+        manifests_are_whole,
+        other_types_went_on,
+        windows_were_short,
+    ],
     steps=[Canary(), Conclude()],
 )

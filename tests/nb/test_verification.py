@@ -129,7 +129,7 @@ def test_planted_differences_are_all_found_and_none_invented(
     assert set(compare_tags(here, there).differences) == expected
 
 
-def test_rows_and_frame_say_the_same() -> None:
+def test_rows_say_how_many_differ_and_how() -> None:
     here = {("a", "1"): digest("1"), ("a", "2"): digest("2"), ("b", "1"): digest("3")}
     there = {("a", "1"): digest("1"), ("a", "2"): digest("x"), ("c", "1"): digest("3")}
     found = compare_tags(here, there, names=("primary", "secondary"))
@@ -138,7 +138,7 @@ def test_rows_and_frame_say_the_same() -> None:
         row["repository"]: [row[key] for key in ("missing", "extra", "differing", "verdict")] for row in found.rows()
     }
     assert verdicts == {"a": [0, 0, 1, "different"], "b": [1, 0, 0, "different"], "c": [0, 1, 0, "different"]}
-    assert list(found.frame()["tags on primary"]) == [2, 1, 0]
+    assert [row["tags on primary"] for row in found.rows()] == [2, 1, 0]
     assert [(row["repository"], row["tag"], row["kind"]) for row in found.difference_rows()] == [
         ("a", "2", "differing"),
         ("b", "1", "missing"),
@@ -150,7 +150,7 @@ def test_an_accepted_loss_is_shown_and_does_not_count() -> None:
     here = {("a", "lost"): digest("1"), ("a", "kept"): digest("2")}
     found = accept_losses(compare_tags(here, {("a", "kept"): digest("2")}), ["a:lost", "b:other"])
     assert found.equal
-    assert [(one.tag, one.accepted) for one in found.differences] == [("lost", True)]
+    assert [(one.tag, one.state) for one in found.differences] == [("lost", "accepted")]
     assert found.rows()[0]["accepted"] == 1
     moved = accept_losses(compare_tags(here, {**here, ("a", "lost"): digest("3")}), ["a:lost"])
     assert not moved.equal, "a tag that moved is no loss"
@@ -160,10 +160,10 @@ def test_what_is_gone_on_a_second_look_was_on_its_way() -> None:
     here = {("a", "1"): digest("1"), ("b", "1"): digest("2"), ("c", "1"): digest("3")}
     first = compare_tags(here, {})
     later = compare_tags(here, {("a", "1"): digest("1")})
-    found = second_look(first, lambda: later, pending=lambda: frozenset({"b"}))
-    assert [(one.repository, one.in_flight) for one in found.differences] == [("b", True), ("c", False)]
+    found = second_look(first, lambda paths: later, pending=lambda: frozenset({"b"}))
+    assert [(one.repository, one.state) for one in found.differences] == [("b", "in flight"), ("c", "different")]
     assert found.verdict == "different"
-    assert second_look(first, lambda: later, pending=lambda: frozenset({"b", "c"})).verdict == "in flight"
+    assert second_look(first, lambda paths: later, pending=lambda: frozenset({"b", "c"})).verdict == "in flight"
 
 
 def test_server_facts_and_schema_state(registries: tuple[Registry, Registry], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from georeg_nb.nodes import Result
 from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS
 from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
 from georeg_nb.procedures import state
-from georeg_nb.registry_api import Identity, Manifest
+from georeg_nb.registry_api import MANIFEST_TYPES, Head, Identity, Manifest
 from georeg_nb.site import Site, Sites
 
 STORAGE = "/var/opt/gitlab/gitlab-rails/shared/registry"
@@ -158,6 +158,7 @@ class FakeRegistry:
 
     def __init__(self, site: FakeSite) -> None:
         self.site = site
+        self.served: dict[tuple[str, str], str] = {}  # what it serves in place of what it keeps
 
     @property
     def _tags(self) -> dict[tuple[str, str], str]:
@@ -175,6 +176,10 @@ class FakeRegistry:
 
     def digest(self, path: str, reference: str) -> str | None:
         return self._tags.get((path, reference))
+
+    def head(self, path: str, reference: str) -> Head | None:
+        digest = self.served.get((path, reference)) or self._tags.get((path, reference))
+        return Head(digest, MANIFEST_TYPES[0]) if digest else None
 
     def manifest(self, path: str, reference: str) -> Manifest | None:
         if reference in self.site.missing:
@@ -231,6 +236,7 @@ class FakeDatabase:
     touched: bool = False
     pushed_later: set[tuple[str, str]] = field(default_factory=set)
     refuses: str = ""
+    broken: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -299,6 +305,9 @@ class FakeDatabase:
 
     def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
         return self.pushed_later
+
+    def broken_manifests(self) -> list[dict[str, str]]:
+        return [{"repository": path, "digest": digest, "cause": "a layer is missing"} for path, digest in self.broken]
 
 
 class FakeGitLab:

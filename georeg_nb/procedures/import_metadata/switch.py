@@ -203,7 +203,7 @@ def lost_repositories(site: Site) -> list[str]:
     if kept is None:
         return []
     compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
-    return sorted({one.repository for one in compared.differences if one.accepted})
+    return sorted({one.repository for one in compared.differences if one.state == "accepted"})
 
 
 class RecomputeChecksums(ImportStep):
