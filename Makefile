@@ -7,7 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test contract lint format lab lab-down notebook notebooks schema versions lock clean
+.PHONY: help demo test test-matrix contract lint format lab lab-down notebook notebooks schema versions lock clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(VENV)/.installed ## all tests
 
 contract: $(VENV)/.installed ## the stand-ins held to every recording, and a real registry if GEOREG_REGISTRY_BINARY names one: a table
 	@$(BIN)/python tools/contract_table.py -- -n $(JOBS) --dist loadfile
+
+test-matrix: $(VENV)/.installed ## what `make test` leaves out: every release, method and number of nodes
+	@BIN=$(BIN) JOBS=$(JOBS) MARKS=matrix sh tools/test.sh $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import layers
 	$(BIN)/ruff check .

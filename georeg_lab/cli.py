@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
-from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR
+from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR, GITLAB_VERSION
 from georeg_lab.postgres import PostgresError
+from georeg_lab.releases import RELEASES
 
 NOT_RUNNING = 3
 
@@ -87,9 +88,19 @@ def lab() -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder with PostgreSQL's server programs.",
 )
+@click.option(
+    "--gitlab-version",
+    type=click.Choice(list(RELEASES)),
+    help=f"Release that both sites stand in for.  [default: {'.'.join(GITLAB_VERSION.split('.')[:2])}]",
+)
 @click.option("--keep-on-failure", is_flag=True, help="Leave an unfinished lab as it is, to look at it.")
 def up(
-    directory: Path, base_port: int | None, registry_binary: Path | None, pg_bin: Path | None, keep_on_failure: bool
+    directory: Path,
+    base_port: int | None,
+    registry_binary: Path | None,
+    pg_bin: Path | None,
+    gitlab_version: str | None,
+    keep_on_failure: bool,
 ) -> None:
     """Make the sites, or start the ones that are there."""
     from georeg_lab.sites import LabError, LabSites
@@ -102,6 +113,7 @@ def up(
                 base_port,
                 registry_binary=registry_binary,
                 pg_bin=pg_bin,
+                gitlab_version=gitlab_version,
                 keep_on_failure=keep_on_failure,
                 progress=clock,
             )

@@ -15,7 +15,6 @@ DEFAULT_DIR = ".lab"
 DEFAULT_BASE_PORT = 18700
 SITES = ("primary", "secondary")
 GITLAB_VERSION = "18.7.7"
-REGISTRY_VERSION = "v4.32.0-gitlab"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,11 @@ class Lab:
     def of_root(cls, root: Path) -> Lab:
         """The lab that the node with this root folder belongs to."""
         return cls.load(root.resolve().parent)
+
+    @property
+    def gitlab_version(self) -> str:
+        """The release that the lab was made as."""
+        return str(self.settings.get("gitlab_version") or GITLAB_VERSION)
 
     def save(self) -> None:
         """Write `lab.json`."""

@@ -38,6 +38,12 @@ def free_base_port() -> int:
     raise RuntimeError("no free block of ports for a lab")
 
 
+@pytest.fixture
+def lab_base_port() -> int:
+    """First port of a free block, for a test that makes a lab of its own."""
+    return free_base_port()
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
     """Two running, seeded sites, shared by the session's tests and removed afterwards.

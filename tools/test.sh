@@ -14,4 +14,4 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/georeg-test-XXXXXX")
 trap '"$BIN/python" tools/sweep.py "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-"$BIN/python" -m pytest -n "$JOBS" --dist loadfile --no-loadscope-reorder --basetemp="$folder/t" "$@"
+"$BIN/python" -m pytest ${MARKS:+-m "$MARKS"} -n "$JOBS" --dist loadfile --no-loadscope-reorder --basetemp="$folder/t" "$@"

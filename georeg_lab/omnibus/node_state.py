@@ -7,18 +7,18 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from georeg_lab.layout import GITLAB_VERSION, inside
+from georeg_lab.layout import inside
 from georeg_lab.omnibus import files
 from georeg_lab.omnibus.profiles import Profile, profile
 from georeg_lab.omnibus.render import POSTGRESQL_DIR, Rendered, render, strip_nil
 from georeg_lab.omnibus.ruby_values import plain, to_text
 from georeg_lab.omnibus.templates import REGISTRY_DIR
+from georeg_lab.releases import installed
 
 GITLAB_RB = "/etc/gitlab/gitlab.rb"
 CLUSTER = "/etc/gitlab/gitlab-cluster.json"
 NODES = "/opt/gitlab/embedded/nodes"
 PUBLIC_ATTRIBUTES = "/var/opt/gitlab/public_attributes.json"
-VERSION_MANIFEST = "/opt/gitlab/version-manifest.txt"
 _TOP_LEVEL = """
 package registry redis postgresql gitlab_kas gitlab_pages pgbouncer repmgr repmgrd consul spamcheck patroni gitaly
 praefect mattermost letsencrypt crond logrotate
@@ -31,8 +31,7 @@ NOT_ATTRIBUTES = ("roles", "edition", "node")
 
 def package_profile(root: Path) -> Profile:
     """The profile of the version that is installed on the node."""
-    manifest = inside(root, VERSION_MANIFEST)
-    return profile(manifest.read_text().split()[1] if manifest.exists() else GITLAB_VERSION)
+    return profile(installed(root))
 
 
 def evaluate_node(root: Path, chosen: Profile, secrets: dict[str, Any]) -> Rendered:

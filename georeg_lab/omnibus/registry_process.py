@@ -16,6 +16,7 @@ from typing import Any
 from georeg_lab.layout import Lab, inside, log_command, root_from_environment
 from georeg_lab.omnibus import files
 from georeg_lab.omnibus.chpst import read_env_dir
+from georeg_lab.releases import of_node
 
 ENV_DIR = "/opt/gitlab/etc/registry/env"
 # keys of config.yml that hold paths
@@ -110,6 +111,7 @@ def environment(root: Path) -> dict[str, str]:
     """The caller's environment with the registry's own variables, paths in them below the root."""
     variables = {name: below(root, value) for name, value in read_env_dir(inside(root, ENV_DIR)).items()}
     result = {**os.environ, **variables, "GEOREG_NODE_ROOT": str(root)}
+    result["GEOREG_REGISTRY_VERSION"] = of_node(root).registry
     named = result.get("REGISTRY_CONFIGURATION_PATH")
     if named:
         result["REGISTRY_CONFIGURATION_PATH"] = str(translated_file(Path(below(root, named)), root))

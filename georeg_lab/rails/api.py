@@ -8,7 +8,7 @@ from typing import Any
 
 from georeg_lab.rails import repositories, status, tokens
 from georeg_lab.rails.access import ApiError
-from georeg_lab.rails.config import REVISION, VERSION, Databases, Row, current_site
+from georeg_lab.rails.config import REVISION, Databases, Row, current_site
 from georeg_lab.rails.registry_client import own_client
 
 SITE_FIELDS = (
@@ -19,10 +19,10 @@ SITE_FIELDS = (
 GEO_PLANS = ("premium", "ultimate")
 
 
-def metadata() -> Row:
+def metadata(version: str) -> Row:
     """`GET /metadata`."""
     kas = {"enabled": False, "externalUrl": None, "externalK8sProxyUrl": None, "version": None}
-    return {"version": VERSION, "revision": REVISION, "kas": kas, "enterprise": True}
+    return {"version": version, "revision": REVISION, "kas": kas, "enterprise": True}
 
 
 def current_license(databases: Databases) -> Row | None:

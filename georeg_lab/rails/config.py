@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from georeg_lab.layout import GITLAB_VERSION, inside
+from georeg_lab.layout import inside
+from georeg_lab.releases import Release, installed, of_node
 
 if TYPE_CHECKING:
     import psycopg
 
-VERSION = f"{GITLAB_VERSION}-ee"
 REVISION = "5ea27f0b1a2"
 ETC = "/var/opt/gitlab/gitlab-rails/etc"
 GEO_LOG = "/var/log/gitlab/gitlab-rails/geo.log"
@@ -38,12 +38,15 @@ class Config:
     root: Path
     gitlab_yml: dict[str, Any] = field(repr=False)  # both hold secrets
     database_yml: dict[str, Any] = field(repr=False)
+    version: str
+    release: Release
 
     @classmethod
     def load(cls, root: Path) -> Config:
         """Read gitlab.yml and database.yml of the node. Raises FileNotFoundError before the first reconfigure."""
         etc = inside(root, ETC)
-        return cls(root, _production(etc / "gitlab.yml"), _production(etc / "database.yml"))
+        files = _production(etc / "gitlab.yml"), _production(etc / "database.yml")
+        return cls(root, *files, f"{installed(root)}-ee", of_node(root))
 
     def _section(self, *names: str) -> dict[str, Any]:
         found: dict[str, Any] = self.gitlab_yml

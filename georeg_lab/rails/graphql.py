@@ -106,11 +106,19 @@ def _select(found: Field, type_name: str, known: Mapping[str, Callable[[Row], An
     return shown
 
 
-def _type(_: Databases, found: Field) -> Row | None:
+def _registry_fields(databases: Databases) -> dict[str, Callable[[Row], Any]]:
+    """Those that the schema of the release has."""
+    hidden = databases.config.release.hidden_fields
+    return {name: read for name, read in REGISTRY_FIELDS.items() if name not in hidden}
+
+
+def _type(databases: Databases, found: Field) -> Row | None:
     name = str(found.arguments.get("name"))
     known = TYPES.get(name)
     if known is None:
         return None
+    if name == "ContainerRepositoryRegistry":
+        known = {**known, "fields": list(_registry_fields(databases))}
     row = {"name": name, "kind": known["kind"]}
     for member in ("fields", "enumValues"):
         row[member] = [{"name": value} for value in known[member]] if member in known else None
@@ -154,7 +162,8 @@ def _registries(databases: Databases, found: Field, *, own: bool) -> Row:
         if wanted.name == "pageInfo":
             shown[wanted.alias] = _select(wanted, "PageInfo", {key: itemgetter(key) for key in info}, info)
         elif wanted.name == "nodes":
-            shown[wanted.alias] = [_select(wanted, "ContainerRepositoryRegistry", REGISTRY_FIELDS, row) for row in page]
+            fields = _registry_fields(databases)
+            shown[wanted.alias] = [_select(wanted, "ContainerRepositoryRegistry", fields, row) for row in page]
         elif wanted.name == "count":
             shown[wanted.alias] = len(rows)
         else:
@@ -241,7 +250,7 @@ def _update(databases: Databases, found: Field) -> Row:
     shown: Row = {}
     for wanted in found.selection:
         if wanted.name == "registry":
-            shown[wanted.alias] = _select(wanted, "ContainerRepositoryRegistry", REGISTRY_FIELDS, fresh)
+            shown[wanted.alias] = _select(wanted, "ContainerRepositoryRegistry", _registry_fields(databases), fresh)
         elif wanted.name == "errors":
             shown[wanted.alias] = []
         else:

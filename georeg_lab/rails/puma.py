@@ -82,7 +82,7 @@ class Metadata(Handler):
 
         def work() -> Any:
             access.api_user(self.databases, self.token, *READ, "read_user")
-            found = api.metadata()
+            found = api.metadata(self.databases.config.version)
             return found if name == "metadata" else {key: found[key] for key in ("version", "revision")}
 
         await self.reply(work)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from georeg_lab.layout import log_command, root_from_environment
 from georeg_lab.rails import api, geo_check, rake_report, status
-from georeg_lab.rails.config import VERSION, Config, Databases, Row, current_site, role
+from georeg_lab.rails.config import Config, Databases, Row, current_site, role
 from georeg_lab.rails.datatypes import ALL
-from georeg_lab.rails.rake_report import NO_LICENSE, NO_SITE, NOT_SECONDARY, Counts, Event, Report
+from georeg_lab.rails.rake_report import NO_LICENSE, NO_SITE, NOT_SECONDARY, Counts, Event, Form, Report
 
 
 class Abort(Exception):
@@ -45,7 +45,7 @@ def geo_status(databases: Databases, _: Sequence[str]) -> int:
     report = Report(
         name=site["name"],
         url=site["url"],
-        version=VERSION,
+        version=databases.config.version,
         healthy=healthy,
         summary=summary,
         counts=counts(facts["status"]),
@@ -56,7 +56,7 @@ def geo_status(databases: Databases, _: Sequence[str]) -> int:
         reported=reported,
         now=datetime.now(UTC),
     )
-    print("\n".join(rake_report.status(report)))
+    print("\n".join(rake_report.status(report, _form(databases))))
     return 0
 
 
@@ -67,9 +67,13 @@ def verification_status(databases: Databases, _: Sequence[str]) -> int:
         print(NOT_SECONDARY)
         return 0
     found = counts(status.compute_secondary(databases, site)["status"])
-    lines, code = rake_report.verification(found)
+    lines, code = rake_report.verification(found, _form(databases))
     print("\n".join(lines))
     return code
+
+
+def _form(databases: Databases) -> Form:
+    return "older" if databases.config.release.older_reports else "newest"
 
 
 def counts(numbers: Row) -> list[Counts]:
@@ -142,6 +146,9 @@ TASKS: dict[str, Task] = {
 }
 
 
+ONLY_NEWEST = frozenset(f"gitlab:geo:{name}" for name in _BOTH)
+
+
 def run(root: Path, arguments: Sequence[str]) -> int:
     """Run the tasks in order (`NAME=value` words are settings and are left alone); the first that fails ends it."""
     databases = Databases(Config.load(root))
@@ -150,7 +157,7 @@ def run(root: Path, arguments: Sequence[str]) -> int:
             if re.fullmatch(r"[A-Z_]+=.*", word):
                 continue
             name, _, rest = word.partition("[")
-            if name not in TASKS:
+            if name not in TASKS or (name in ONLY_NEWEST and databases.config.release.older_reports):
                 print(
                     f"rake aborted!\nDon't know how to build task '{word}' (the lab has: {', '.join(TASKS)})",
                     file=sys.stderr,

@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urljoin
 
 import requests
 
-from georeg_lab.rails.config import VERSION, Databases
+from georeg_lab.rails.config import Databases
 from georeg_lab.rails.repositories import access_entry
 from georeg_lab.rails.tokens import expire_delay, registry_token
 
@@ -52,6 +52,7 @@ class RegistryClient:
     token: Callable[[], str]
     life: int = 300
     ca: str | bool = True
+    version: str = ""
     _kept: tuple[str, float] = field(default=("", 0.0), repr=False)
 
     @cached_property
@@ -59,7 +60,7 @@ class RegistryClient:
         session = requests.Session()
         session.trust_env = False
         session.verify = self.ca
-        session.headers["User-Agent"] = f"GitLab/{VERSION}"
+        session.headers["User-Agent"] = f"GitLab/{self.version}"
         return session
 
     def _authorization(self) -> str:
@@ -130,8 +131,8 @@ class RegistryClient:
         if not response.ok:
             raise RegistryError(f"Push Blob error: {response.text}")
 
-    def push_manifest(self, path: str, reference: str, manifest: bytes, media_type: str) -> None:
-        """PUT the manifest by tag or digest. Raises RegistryError."""
+    def push_manifest(self, path: str, reference: str, manifest: bytes, media_type: str | None) -> None:
+        """PUT the manifest by tag or digest, without a type where that is None. Raises RegistryError."""
         response = self._request(
             "PUT", f"/v2/{path}/manifests/{reference}", data=manifest, headers={"Content-Type": media_type}
         )
@@ -152,7 +153,7 @@ def primary_client(databases: Databases, path: str) -> RegistryClient:
     def token() -> str:
         return registry_token(config, [access_entry(databases, path, ["pull"])], life)
 
-    return RegistryClient(config.primary_api_url, token, life, config.ca_file)
+    return RegistryClient(config.primary_api_url, token, life, config.ca_file, config.version)
 
 
 def own_client(databases: Databases, path: str) -> RegistryClient:
@@ -162,4 +163,4 @@ def own_client(databases: Databases, path: str) -> RegistryClient:
     def token() -> str:
         return registry_token(config, [access_entry(databases, path, ["*"])], life)
 
-    return RegistryClient(config.registry_api_url, token, life, config.ca_file)
+    return RegistryClient(config.registry_api_url, token, life, config.ca_file, config.version)

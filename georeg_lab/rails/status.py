@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from georeg_lab.rails import geo_verification, records, tokens
-from georeg_lab.rails.config import REVISION, VERSION, Config, Databases, Row, current_site
+from georeg_lab.rails.config import REVISION, Config, Databases, Row, current_site
 from georeg_lab.rails.datatypes import ALL, CONTAINER_REPOSITORIES, DataType
 from georeg_lab.rails.geolog import log
 
@@ -115,7 +115,7 @@ def _common(databases: Databases) -> Row:
         "last_event_id": event.get("id"),
         "last_event_date": event.get("created_at"),
         "last_successful_status_check_at": datetime.now(UTC),
-        "version": VERSION.removesuffix("-ee"),
+        "version": databases.config.version.removesuffix("-ee"),
         "revision": REVISION,
         "storage_configuration_digest": digest,
         "status": {},

@@ -69,7 +69,8 @@ def _sync_and_record(databases: Databases, repository: Row, stopping: Callable[[
         def log_error(message: str) -> None:
             log(config, "ERROR", SYNC, message, **facts)
 
-        RepositorySync(repository["path"], primary, own, log_error, stopping).execute()
+        sync = RepositorySync(repository["path"], primary, own, log_error, stopping, config.release.older_sync)
+        sync.execute()
         if not records.synced(databases, number):
             log(config, "INFO", SERVICE, RESCHEDULED, **facts)
             jobs.enqueue(databases, jobs.RESCHEDULED_WORKER, number)
@@ -90,8 +91,9 @@ class RepositorySync:
         own: RegistryClient,
         log_error: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
+        older: bool = False,
     ) -> None:
-        self.path, self.primary, self.own = path, primary, own
+        self.path, self.primary, self.own, self.older = path, primary, own, older
         self.log_error, self.stopping = log_error, stopping
 
     def execute(self) -> None:
@@ -130,11 +132,15 @@ class RepositorySync:
         manifest = json.loads(raw)
         # A child that is itself an index has no layers: its own children are asked for as blobs, which fails.
         self._sync_blobs(manifest)
-        media_type = manifest.get("mediaType") or descriptor.get("mediaType") or OCI_MANIFEST
+        media_type = manifest.get("mediaType")
+        if not self.older:
+            media_type = media_type or descriptor.get("mediaType") or OCI_MANIFEST
         self.own.push_manifest(self.path, descriptor["digest"], raw, media_type)
 
     def _sync_blobs(self, manifest: dict[str, Any]) -> None:
         lists = (manifest.get(key) for key in ("layers", "manifests", "blobs"))
+        if self.older and all(key not in manifest for key in ("layers", "manifests", "blobs")):
+            raise LookupError("undefined method `reject' for nil:NilClass")
         listed: list[dict[str, Any]] = next(
             (found for found in lists if found is not None), []
         )  # an empty list of layers counts
@@ -147,6 +153,8 @@ class RepositorySync:
 
     def _remove_tag(self, tag: Tag) -> None:
         # By digest where it is known: the registry then removes every tag of that manifest.
+        if self.older and not tag["digest"]:
+            return
         self.own.delete(self.path, str(tag["digest"] or tag["name"]))
 
 

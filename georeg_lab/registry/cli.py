@@ -7,11 +7,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from georeg_lab.registry import PACKAGE, VERSION
+from georeg_lab.registry import PACKAGE, VERSION, release
 from georeg_lab.registry.cli_flags import Command, CommandError, Flag, Parsed, UsageError, parse, usage
 
+
+def _released(*flags: Flag) -> tuple[Flag, ...]:
+    """Those that this release has."""
+    return tuple(flag for flag in flags if release.since(*release.FLAGS.get(flag.name, (0,))))
+
+
 _DRY_RUN = Flag("dry-run", "d", "bool", "do not commit changes to the database")
-_LIMITS = (
+_LIMITS = _released(
     Flag("limit", "n", "int", "limit the number of migrations (all by default)"),
     Flag("post-deploy-limit", "p", "int", "limit the number of post-deploy migrations (all by default)"),
 )
@@ -54,7 +60,7 @@ IMPORT = Command(
         "Import filesystem metadata into the database.\nUntagged manifests are not imported.\n"
         " This tool can not be used with the parallelwalk storage configuration enabled."
     ),
-    flags=(
+    flags=_released(
         Flag("all-repositories", "r", "bool", "import all repository-scoped data"),
         Flag("common-blobs", "B", "bool", "import all blob metadata from common storage"),
         _DEBUG_SERVER,

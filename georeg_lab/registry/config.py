@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from georeg_lab.registry import import_log
+from georeg_lab.registry import import_log, release
 from georeg_lab.registry.config_decode import DecodeError, Decoder, Duration, build, compose, override
 
 DatabaseEnabled = Literal["true", "false", "prefer"]
@@ -343,6 +343,8 @@ def _parse(text: str, storage: bool, environment: Mapping[str, str]) -> Config:
             raise ConfigError(f'unsupported version: "{version.get("version") or ""}"')
         decoder = Decoder()
         values = decoder.struct(node, _File) or {}
+        if not release.PREFER:
+            decoder.plain_bool(node, "database", "enabled")
         decoder.check()
     else:
         raise ConfigError('unsupported version: ""')

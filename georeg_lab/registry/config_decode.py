@@ -83,6 +83,15 @@ class Decoder:
         tag = _SHORT_TAG.get(node.tag, node.tag)
         self.problems.append(f"line {node.start_mark.line + 1}: cannot unmarshal {tag}{value} into {target}")
 
+    def plain_bool(self, node: yaml.Node, *keys: str) -> None:
+        """Note where what stands under these keys is given and is no boolean: a quoted "true" is none."""
+        found: yaml.Node | None = node
+        for key in keys:
+            pairs = found.value if isinstance(found, yaml.MappingNode) else []
+            found = next((value for name, value in pairs if name.value == key), None)
+        if found is not None and found.tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"):
+            self.misfit(found, "bool")
+
     def value(self, node: yaml.Node, kind: Any) -> Any:
         """The node's value as `kind`; None where YAML has null or the value does not fit."""
         if node.tag == "tag:yaml.org,2002:null":

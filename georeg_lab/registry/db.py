@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from georeg_lab.registry import release
 from georeg_lab.registry.config import Database
 from georeg_lab.registry.import_log import Logger
 
@@ -165,7 +166,7 @@ def connect(
 
 def check_version(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
     """Raise DatabaseError where the server is older than 15.0. `serve`, `migrate` and `background-migrate` do this."""
-    if connection.info.server_version < MINIMUM_VERSION:
+    if release.NEEDS_POSTGRESQL_15 and connection.info.server_version < MINIMUM_VERSION:
         raise DatabaseError("the database version is lower than the minimal supported version 15.0")
 
 

@@ -39,8 +39,8 @@ def _options(parsed: Parsed) -> Options:
         dry_run=values["dry-run"],
         row_count=values["row-count"],
         dynamic_media_types=values["dynamic-media-types"],
-        statistics=values["import-statistics"],
-        skip_recent=values["pre-import-skip-recent"],
+        statistics=values.get("import-statistics", False),
+        skip_recent=values.get("pre-import-skip-recent", 0.0),
     )
 
 
@@ -79,7 +79,7 @@ def run(parsed: Parsed) -> int:
             return 0
         spinner = Spinner(sys.stdout)
         spinner.start()
-        path, stream = _open_log(parsed.values["log-directory"])
+        path, stream = _open_log(parsed.values.get("log-directory", ""))
         with stream:
             spinner.describe(f"registry import starting, detailed log written to: {path}")
             to_file = import_log.Logger(stream, config.log.level, config.log.formatter, fields)

@@ -9,7 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from georeg_lab.registry import db, durations, schema, tables
+from georeg_lab.registry import db, durations, release, schema, tables
 from georeg_lab.registry.cli_flags import CommandError, Parsed
 from georeg_lab.registry.config import Config, load
 from georeg_lab.registry.import_log import Logger
@@ -57,7 +57,7 @@ def _skips_post_deployment(parsed: Parsed) -> bool:
 
 def _wanted(parsed: Parsed) -> dict[Kind, int | None]:
     """How many migrations of each kind, None = none, 0 = all: a limit on one kind leaves out the other."""
-    pre, post = parsed.values["limit"], parsed.values["post-deploy-limit"]
+    pre, post = parsed.values["limit"], parsed.values.get("post-deploy-limit", 0)
     return {
         "pre-deployment": None if post and not pre else pre,
         "post-deployment": None if pre and not post else post,
@@ -65,7 +65,7 @@ def _wanted(parsed: Parsed) -> dict[Kind, int | None]:
 
 
 def _print_plan(kind: Kind, names: list[str]) -> None:
-    print(f"{kind}:", *names, sep="\n", flush=True)
+    print(*([f"{kind}:"] if release.POST_DEPLOYMENT_APART else []), *names, sep="\n", flush=True)
 
 
 def _up(queries: db.Queries, parsed: Parsed) -> None:
@@ -93,7 +93,10 @@ def _up(queries: db.Queries, parsed: Parsed) -> None:
         except MigrationError as error:
             raise CommandError(f"failed to run database migrations: {error}") from None
         counts[kind] = len(names)
-    if not parsed.values["dry-run"]:
+    if not parsed.values["dry-run"] and not release.POST_DEPLOYMENT_APART:
+        spent = f"in {time.monotonic() - started:.3f}s"
+        print(f"OK: applied {counts['pre-deployment']} migrations and 0 background migrations {spent}")
+    elif not parsed.values["dry-run"]:
         applied = f"{counts['pre-deployment']} pre-deployment migration(s), "
         applied += f"{counts['post-deployment']} post-deployment migration(s) and 0 background migration(s)"
         print(f"OK: applied {applied} in {time.monotonic() - started:.3f}s")
@@ -165,7 +168,8 @@ def _status(queries: db.Queries, parsed: Parsed) -> None:
             (name if name in migrator.known else f"{name} (unknown)", _time(applied.get(name)))
             for name in sorted({*migrator.known, *applied})
         ]
-        print(kind)
+        if release.POST_DEPLOYMENT_APART:
+            print(kind)
         print(tables.render(("MIGRATION", "APPLIED"), rows), end="")
 
 
@@ -175,4 +179,5 @@ def _version(queries: db.Queries, parsed: Parsed) -> None:
             version = Migrator(queries, kind).version()
         except db.DatabaseError as error:
             raise CommandError(f"failed to detect database version: {error}") from None
-        print(f"{kind}:{version or 'Unknown'}", flush=True)
+        heading = f"{kind}:" if release.POST_DEPLOYMENT_APART else ""
+        print(f"{heading}{version or 'Unknown'}", flush=True)

@@ -10,8 +10,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from georeg_lab.registry import release
+
 Kind = Literal["pre-deployment", "post-deployment"]
-KINDS: tuple[Kind, Kind] = ("pre-deployment", "post-deployment")
+_ALL: tuple[Kind, ...] = ("pre-deployment", "post-deployment")
+KINDS = _ALL if release.POST_DEPLOYMENT_APART else _ALL[:1]
 BOOKS: dict[Kind, str] = {"pre-deployment": "schema_migrations", "post-deployment": "post_deploy_schema_migrations"}
 PARTITIONS = 64
 PARTITIONED_TABLES = (
@@ -38,8 +41,9 @@ class Change:
 
 @cache
 def ids(kind: Kind) -> tuple[str, ...]:
-    """All migration ids of one kind, in the order in which they are applied."""
-    return tuple(_DATA.joinpath(_FILES[kind]).read_text().splitlines())
+    """All migration ids of one kind that the release has, in the order in which they are applied."""
+    last = release.last_migrations()[kind == "post-deployment"]
+    return tuple(name for name in _DATA.joinpath(_FILES[kind]).read_text().splitlines() if name[:14] <= last)
 
 
 @cache

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from georeg_lab.registry import auth, db, migrations, uploads
+from georeg_lab.registry import auth, db, migrations, release, uploads
 from georeg_lab.registry.backend import Backend, UnavailableError
 from georeg_lab.registry.config import Config
 from georeg_lab.registry.database_pool import Pool
@@ -49,7 +49,10 @@ class StartError(Exception):
 
 def is_enforced() -> bool:
     """Whether lockfiles are looked at: `REGISTRY_FF_ENFORCE_LOCKFILES`, off by default. Source: registry fact 6."""
-    return os.environ.get("REGISTRY_FF_ENFORCE_LOCKFILES", "").lower() in ("true", "1", "t")
+    said = os.environ.get("REGISTRY_FF_ENFORCE_LOCKFILES", "").lower()
+    if said and not release.ALWAYS_ENFORCES_LOCKFILES:
+        return said in ("true", "1", "t")
+    return release.ENFORCES_LOCKFILES
 
 
 def logger(config: Config) -> Logger:
@@ -122,7 +125,7 @@ def _check_database(pool: Pool, log: Logger) -> None:
             row = queries.one("SELECT pg_is_in_recovery()")
         except db.DatabaseError as error:
             raise StartError(str(error)) from None
-        if row and row[0]:
+        if row and row[0] and release.REFUSES_STANDBY:
             _explain_recovery(log)
             raise StartError(IN_RECOVERY)
         try:
@@ -200,7 +203,7 @@ def _build(config: Config, log: Logger, files: Storage, is_read_only: bool) -> R
         raise StartError(str(error)) from None
     health = HealthChecks(log)
     health.configure(config.health, lambda: _probe_storage(files), (lambda: _probe_database(pool)) if pool else None)
-    if choice.database and is_enforced():
+    if choice.database and (is_enforced() or release.LOCKS_DATABASE_ALWAYS):
         locks.database.lock()
     return Registry(
         config,

@@ -17,6 +17,7 @@ from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
 from georeg_lab.registry_client import RegistryClient, RegistryError
+from georeg_lab.releases import release
 from georeg_lab.sites import databases, node_files, parameters, pristine, processes, seeding
 from georeg_lab.sites.node_files import Secrets
 
@@ -61,6 +62,7 @@ class LabSites:
         *,
         registry_binary: Path | None = None,
         pg_bin: Path | None = None,
+        gitlab_version: str | None = None,
         keep_on_failure: bool = False,
         progress: Progress = lambda _: None,
     ) -> LabSites:
@@ -72,6 +74,11 @@ class LabSites:
             if base_port is not None and base_port != lab.ports.base:
                 raise LabError(
                     f"The lab in {directory} uses base port {lab.ports.base}, not {base_port}. "
+                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
+                )
+            if gitlab_version and release(gitlab_version) != release(lab.gitlab_version):
+                raise LabError(
+                    f"The lab in {directory} stands in for GitLab {lab.gitlab_version}, not {gitlab_version}. "
                     f"Remove it first: `georeg lab down --dir {directory} --purge`."
                 )
             sites = cls(lab, progress)
@@ -87,6 +94,8 @@ class LabSites:
             settings["registry_binary"] = str(registry_binary.resolve())
         if pg_bin:
             settings["pg_bin"] = str(pg_bin.resolve())
+        if gitlab_version:
+            settings["gitlab_version"] = release(gitlab_version).gitlab
         sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), settings), progress)
         sites._make(keep_on_failure)
         return sites

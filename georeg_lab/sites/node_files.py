@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from georeg_lab.layout import GITLAB_VERSION, Lab, inside
+from georeg_lab.layout import Lab, inside
+from georeg_lab.omnibus.profiles import profile
 from georeg_lab.pki import Authority, token_key_pair
 
 STORAGE = "/var/opt/gitlab/gitlab-rails/shared/registry"
@@ -66,6 +67,11 @@ gitlab_rails['registry_notification_secret'] = '{notification_token}'
 """
 
 
+# From 19.0 on an unset registry database is "prefer". A secondary cannot leave it so: its default database is the
+# primary's read-only copy, and reconfigure would fail in migrating it (procedures 1.4, 4.4).
+NOT_PREFERRED = "\nregistry['database']['enabled'] = false\n"
+
+
 @dataclass(frozen=True)
 class Secrets:
     """The lab's secrets, each a file (0600) in <lab>/secrets, made once."""
@@ -95,6 +101,8 @@ def gitlab_rb(lab: Lab, site: str) -> str:
     """The site's gitlab.rb: legacy metadata, Geo and registry replication set up. Source: procedures 2.1, 2.4."""
     ports, kept = lab.ports, Secrets(lab.secrets)
     text = COMMON + (PRIMARY if site == "primary" else SECONDARY)
+    if site != "primary" and profile(lab.gitlab_version).database_default == "prefer":
+        text += NOT_PREFERRED
     return text.format(
         site=site,
         gitlab=ports.gitlab(site),
@@ -137,8 +145,10 @@ def write_node(lab: Lab, site: str, shared_secrets: str) -> None:
     ca = authority.certificate_file.read_text()
     for path in (DATABASE_CA, "/etc/gitlab/trusted-certs/lab-ca.crt", "/opt/gitlab/embedded/ssl/certs/cacert.pem"):
         _write(root, path, ca)
-    _write(root, "/opt/gitlab/version-manifest.txt", f"gitlab-ee {GITLAB_VERSION}\n\nComponent  Installed Version\n")
-    manifest = {"manifest_format": 2, "software": {}, "build_version": GITLAB_VERSION}
+    _write(
+        root, "/opt/gitlab/version-manifest.txt", f"gitlab-ee {lab.gitlab_version}\n\nComponent  Installed Version\n"
+    )
+    manifest = {"manifest_format": 2, "software": {}, "build_version": lab.gitlab_version}
     _write(root, "/opt/gitlab/version-manifest.json", json.dumps(manifest) + "\n")
     inside(root, STORAGE).mkdir(parents=True, exist_ok=True)
     write_programs(root)

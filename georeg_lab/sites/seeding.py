@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from georeg_lab import images
 from georeg_lab.layout import Lab, inside
+from georeg_lab.omnibus.profiles import profile
 from georeg_lab.postgres import connect
 from georeg_lab.rails import schema
 from georeg_lab.registry_client import RegistryClient
@@ -21,6 +22,7 @@ from georeg_lab.sites.node_files import STORAGE, Secrets
 
 UPLOADS = 40
 SYNCED, VERIFIED = 2, 2
+FILESYSTEM_IN_USE = "docker/registry/lockfiles/filesystem-in-use"
 
 
 def checksum(tags: dict[str, str]) -> str:
@@ -79,6 +81,11 @@ def seed_storage(lab: Lab) -> None:
     source, target = (inside(lab.node_root(site), STORAGE) for site in ("primary", "secondary"))
     for seed in images.catalog():
         images.write_legacy(source, seed)
+    if profile(lab.gitlab_version).database_default == "prefer":
+        # the registry of 18.9 wrote it at its start, before the upgrade; without it "prefer" would open a database
+        lock = source / FILESYSTEM_IN_USE
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.write_text('{"version":1}')
     subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
 
 

@@ -136,14 +136,15 @@ class Omnibus:
         limit: float = COMMAND_LIMIT,
         on_output: Callable[[str], object] | None = None,
         private: bool = False,
+        stdin: str | None = None,
     ) -> Job:
         """Start a detached command, or follow the one of that name that is running; return it ended, whatever its
-        status. `private`: its output may hold secrets, and the caller forgets it.
+        status. `private`: its output may hold secrets, and the caller forgets it. `stdin`: what it asks for.
         """
         present = self.node.job(name)
         if present and present.state == "running":
             self._progress(f"{name} is already running: following it")
-        job = self.node.start_job(name, argv, private=private)
+        job = self.node.start_job(name, argv, private=private, stdin=stdin)
         return job.wait(limit, on_output)
 
     def reconfigure(self, name: str) -> None:

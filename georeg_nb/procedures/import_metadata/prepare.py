@@ -21,7 +21,7 @@ from georeg_nb.site import Site
 
 MIGRATE = ("gitlab-ctl", "registry-database", "migrate", "up")
 # up to 17.9 the wrapper asks whether it may stop a running registry; at end of input it dies (procedures 3.2)
-STOP_AND_MIGRATE = ("sh", "-c", f"echo y | {' '.join(MIGRATE)}")
+MAY_STOP = "y\n"
 START_REGISTRY = ("gitlab-ctl", "start", "registry")
 BACKUP_IS_FRESH = timedelta(days=7)
 
@@ -162,18 +162,16 @@ class MigrateSchema(ImportStep):
         return Done(f"current: {finding.found}") if finding.verdict == "passed" else False
 
     def plan(self, site: Site) -> Plan:
-        command: tuple[str, ...] = MIGRATE
-        note = ""
-        if site.profile.supports("migrate-asks-to-stop"):
-            command, note = STOP_AND_MIGRATE, "this release stops the registry meanwhile: pulls and pushes fail"
-        change = Change("command", site.registry_nodes[0].name, after=" ".join(command))
+        stops = site.profile.supports("migrate-asks-to-stop")
+        note = "this release stops the registry meanwhile: pulls and pushes fail" if stops else ""
+        change = Change("command", site.registry_nodes[0].name, after=_in_words(site))
         return Plan([change], duration="5 to 60 s", note=note)
 
     def apply(self, site: Site) -> None:
         package, job = site.omnibus, f"{site.name}-{self.name}"
         if site.profile.supports("migrate-asks-to-stop"):
             try:
-                _registry_database(site, job, STOP_AND_MIGRATE)
+                _registry_database(site, job, MIGRATE, stdin=MAY_STOP)
             except (CommandFailed, StepFailed):
                 package.run_job(f"{job}-start", START_REGISTRY)  # the wrapper starts it again only when all went well
                 raise
@@ -190,15 +188,20 @@ class MigrateSchema(ImportStep):
         return checks.schema_is_current(site)
 
     def break_glass(self, site: Site) -> ByHand:
-        return in_shell.migrate_schema(site, MIGRATE)
+        return in_shell.migrate_schema(site, (_in_words(site),))
 
 
-def _registry_database(site: Site, job: str, argv: tuple[str, ...]) -> str:
+def _in_words(site: Site) -> str:
+    asks = site.profile.supports("migrate-asks-to-stop")
+    return f"{'echo y | ' if asks else ''}{' '.join(MIGRATE)}"
+
+
+def _registry_database(site: Site, job: str, argv: tuple[str, ...], *, stdin: str | None = None) -> str:
     """Run a registry-database command to its end. Raises StepFailed also where the wrapper did nothing with status
     0.
     """
     log = ImportLog()
-    ended = site.omnibus.run_job(job, argv, on_output=log.feed)
+    ended = site.omnibus.run_job(job, argv, on_output=log.feed, stdin=stdin)
     log.close()
     output = ended.output().decode(errors="replace")
     if log.not_enabled:
