@@ -70,7 +70,7 @@ class Handler(Plain):
         return [Access("repository", name, action) for action in actions.get(str(self.request.method), ())]
 
     def opened(self) -> None:
-        """Called in a worker thread before the body is read."""
+        """Called in a worker thread before the body is read, where a subclass has one."""
 
     def receive(self, chunk: bytes) -> None:
         """Take a piece of the body."""
@@ -139,7 +139,7 @@ class Handler(Plain):
         self._log_route()
         try:
             self.refused = not self._admitted()
-            if not self.refused:
+            if not self.refused and type(self).opened is not Handler.opened:
                 await self._guarded(self.opened)
         except APIErrors as errors:
             self.errors = errors.errors

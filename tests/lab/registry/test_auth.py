@@ -150,6 +150,18 @@ def test_claims(authorization: TokenAuthorization, signer: Signer, more: dict[st
         assert is_refused(authorization, token, "invalid_token" if accepted is False else "insufficient_scope")
 
 
+def test_a_token_is_verified_once_until_it_expires(
+    authorization: TokenAuthorization, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = signer.sign(claims(GRANTED), {"kid": signer.kid})
+    assert authorization._known(token) is None
+    authorization.authorize(f"Bearer {token}", "r", PULL)
+    assert authorization._known(token) == authorization._verified(token)
+    later = authorization._verified(token)["exp"] + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert authorization._known(token) is None
+
+
 @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
 def test_algorithms(authorization: TokenAuthorization, signer: Signer, algorithm: str) -> None:
     token = signer.sign(claims(GRANTED), {"kid": signer.kid}, algorithm)
