@@ -4,6 +4,8 @@
 set -u
 : "${BIN:=.venv/bin}" "${LAB:=.lab}"
 keep=
+# compiled modules are kept, or each of hundreds of starts compiles them anew
+unset PYTHONDONTWRITEBYTECODE
 
 cleanup() {
     trap - EXIT INT TERM HUP

@@ -1,30 +1,35 @@
 """End every process that belongs to a folder, and remove the folder: `python tools/sweep.py FOLDER`.
 
-Tests clean up after themselves; this is for those that were interrupted or killed before they could.
+Tests clean up after themselves; this is for those that were interrupted or killed before they could. With `--begin` the
+folder becomes that of the calling shell, and what shells that are gone left beside it is swept: a session that was
+killed (SIGKILL, no memory) cannot do it itself. Folders without an owner, or of a living one, are left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import psutil
 
+PATTERN, OWNER = "georeg-test-*", "owner"
+
 
 def belongs(process: psutil.Process, folder: str) -> bool:
     """By argument, working directory or environment."""
     try:
-        if process.cwd().startswith(folder) or any(folder in argument for argument in process.cmdline()):
-            return True
-        return any(folder in value for name, value in process.environ().items() if name.startswith(("GEOREG", "PG")))
+        words = [process.cwd(), *process.cmdline()]
+        words += [value for name, value in process.environ().items() if name.startswith(("GEOREG", "PG"))]
     except psutil.Error:
         return False
+    return any(f"{folder}/" in f"{word}/" for word in words)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1]).resolve()
+def sweep(folder: Path) -> None:
+    """End the folder's processes, and remove it."""
     ours = {parent.pid for parent in psutil.Process().parents()} | {psutil.Process().pid}
     left = [process for process in psutil.process_iter() if process.pid not in ours and belongs(process, str(folder))]
     for process in left:
@@ -33,6 +38,37 @@ def main() -> None:
             process.kill()
     psutil.wait_procs(left, timeout=10)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def identity(process: psutil.Process) -> str:
+    """A process number is used again; together with its start it is not."""
+    return f"{process.pid} {process.create_time()}"
+
+
+def is_dead(folder: Path) -> bool:
+    """Whether the folder is ours and had an owner that is gone."""
+    try:
+        owner = (folder / OWNER).read_text()
+        ours = folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+    try:
+        return ours and identity(psutil.Process(int(owner.split()[0]))) != owner
+    except psutil.NoSuchProcess:
+        return ours
+
+
+def main() -> None:
+    *options, name = sys.argv[1:]
+    folder = Path(name).resolve()
+    if options != ["--begin"]:
+        sweep(folder)
+        return
+    (folder / OWNER).write_text(identity(psutil.Process(os.getppid())))
+    for other in folder.parent.glob(PATTERN):
+        if is_dead(other):
+            print(f"sweeping {other}, which a test session left that was killed", file=sys.stderr)
+            sweep(other)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 # All tests. Arguments go to pytest; its last lines are ours. Nothing stays behind, however this ends.
 set -u
 : "${BIN:=.venv/bin}" "${JOBS:=2}"
+# compiled modules are kept, or each of thousands of starts compiles them anew
+unset PYTHONDONTWRITEBYTECODE
 
 # JupyterLab in a real browser needs one. As root on Debian or Ubuntu it is installed; elsewhere those tests skip and say why.
 if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
@@ -14,4 +16,5 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/georeg-test-XXXXXX")
 trap '"$BIN/python" tools/sweep.py "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+"$BIN/python" tools/sweep.py --begin "$folder"
 "$BIN/python" -m pytest ${MARKS:+-m "$MARKS"} -n "$JOBS" --dist loadfile --no-loadscope-reorder --basetemp="$folder/t" "$@"
