@@ -18,10 +18,28 @@ from georeg_lab.sites import LabSites
 __all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "sudo_servers"]
 
 
+LONGEST_FIRST = (
+    *("test_crashes.py", "test_interruptions.py", "test_migration.py", "test_secrets.py", "test_wrong_input.py"),
+    *("test_browser.py", "test_clean.py", "test_hold.py"),
+)
+"""A file runs on one worker as a whole: a long one that is begun last leaves the other worker idle."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let reports say which recorded case a test stands for."""
+    """The longest files first, then what else needs a lab, then the rest; a file's tests stay together and in order.
+
+    Reports say which recorded case a test stands for.
+    """
     for item in items:
         contract_cases.note(item)
+    with_lab = {item.path for item in items if item.get_closest_marker("lab")}
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.name in LONGEST_FIRST:
+            return LONGEST_FIRST.index(item.path.name)
+        return len(LONGEST_FIRST) + (item.path not in with_lab)
+
+    items.sort(key=rank)
 
 
 def free_base_port() -> int:
