@@ -9,10 +9,9 @@ from pathlib import Path
 
 from georeg_lab.layout import inside
 from georeg_lab.omnibus import services
+from georeg_lab.omnibus.peer import PGPASS, way_in
 from georeg_lab.omnibus.render import Rendered
 from georeg_lab.omnibus.ruby_values import truthy
-
-PGPASS = "/var/opt/gitlab/postgresql/.pgpass"  # the lab's way in, where a real node has peer authentication
 
 
 def wanted(root: Path, rendered: Rendered) -> bool:
@@ -35,7 +34,7 @@ def provision(root: Path, rendered: Rendered) -> bool:
     from psycopg import sql
 
     role = rendered.section("postgresql")["registry"]
-    host, port, _, superuser, password = inside(root, PGPASS).read_text().splitlines()[0].split(":", 4)
+    host, port, superuser, password = way_in(root)
     with psycopg.connect(
         host=host, port=port, user=superuser, password=password, dbname="template1", autocommit=True, connect_timeout=10
     ) as connection:
@@ -48,8 +47,9 @@ def provision(root: Path, rendered: Rendered) -> bool:
         if standby or (has_role and has_database):
             return False
         if not has_role:
-            hashed = sql.SQL(" PASSWORD {}").format(f"md5{role['password']}") if role.get("password") else sql.SQL("")
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role["user"])) + hashed)
+            secret = f"md5{role['password']}" if role.get("password") else password
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role["user"]), secret)
+            connection.execute(create)
         if not has_database:
             names = sql.Identifier(role["dbname"]), sql.Identifier(role["user"])
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))

@@ -13,6 +13,7 @@ from pathlib import Path
 from georeg_lab.layout import inside
 from georeg_lab.omnibus import services
 from georeg_lab.omnibus.node_state import registry_dir
+from georeg_lab.omnibus.peer import without_peer
 from georeg_lab.omnibus.profiles import Profile
 from georeg_lab.omnibus.registry_database import USER, run
 from georeg_lab.omnibus.registry_process import below
@@ -169,7 +170,8 @@ def _wait_for_database(root: Path, rendered: Rendered) -> str:
     """`pg_isready` until the server answers; what is wrong, "" when it does."""
     from psycopg.pq import PGconn, Ping
 
-    database, postgresql = rendered.section("registry")["database"], rendered.section("postgresql")
+    database = without_peer(root, rendered.section("registry")["database"])
+    postgresql = rendered.section("postgresql")
     host = below(root, database["host"])
     address = f"host='{host}' port={database.get('port') or 5432} connect_timeout=3"
     checks = int(postgresql.get("max_service_checks") or CHECKS)

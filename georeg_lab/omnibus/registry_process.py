@@ -16,6 +16,7 @@ from typing import Any
 from georeg_lab.layout import Lab, inside, log_command, root_from_environment
 from georeg_lab.omnibus import files
 from georeg_lab.omnibus.chpst import read_env_dir
+from georeg_lab.omnibus.peer import without_peer
 from georeg_lab.releases import of_node
 
 ENV_DIR = "/opt/gitlab/etc/registry/env"
@@ -39,6 +40,8 @@ def below(root: Path, value: Any) -> Any:
 def translate(config: dict[str, Any], root: Path) -> dict[str, Any]:
     """A copy of config.yml with all paths below the root."""
     result = _copy(config)
+    if isinstance(result.get("database"), dict):
+        result["database"] = without_peer(root, result["database"])
     for key in PATHS.split():
         holder, name = _holder(result, key)
         if holder is not None and name in holder:
