@@ -287,6 +287,24 @@ class MetadataDB:
             WHERE greatest(t.created_at, t.updated_at) > %(moment)s"""
         return {(path, tag) for path, tag in self.rows(query, {"moment": moment})}
 
+    def manifests(self) -> set[tuple[str, str]]:
+        """(repository, digest) of every manifest: what step two need not read any more."""
+        if "manifests" not in self.tables():
+            return set()
+        query: LiteralString = f"""
+            SELECT r.path, {_DIGEST} FROM manifests m
+            JOIN repositories r ON r.top_level_namespace_id = m.top_level_namespace_id AND r.id = m.repository_id"""
+        return {(path, digest) for path, digest in self.rows(query)}
+
+    def traces_of_use(self) -> list[str]:
+        """What only a registry at work leaves behind, and never an import (registry 4.4, 4.5, 6.3), in words."""
+        known = set(
+            self.rows("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'")
+        )
+        return [
+            what for what, (*place, query) in _TRACES.items() if tuple(place) in known and self.value(query) is True
+        ]
+
     def broken_manifests(self) -> list[dict[str, str]]:
         """Manifests of tagged images, and children of lists, that are there but cannot be pulled whole: repository,
         digest, cause. Source: registry 8 (d).
@@ -326,6 +344,19 @@ class MetadataDB:
         return self.tables()
 
 
+_TRACES: dict[str, tuple[str, str, LiteralString]] = {  # in words → table, column, query
+    "tags were moved in it": ("tags", "updated_at", "SELECT EXISTS (SELECT FROM tags WHERE updated_at IS NOT NULL)"),
+    "images were pushed into it": (
+        "manifests",
+        "artifact_media_type_id",
+        "SELECT EXISTS (SELECT FROM manifests WHERE artifact_media_type_id IS NOT NULL OR subject_id IS NOT NULL)",
+    ),
+    "tags or manifests were deleted in it": (
+        "gc_manifest_review_queue",
+        "event",
+        "SELECT EXISTS (SELECT FROM gc_manifest_review_queue WHERE event <> 'manifest_upload')",
+    ),
+}
 _REMEDIES = {
     "28P01": "correct the password that the sites file refers to, or the role's: ALTER ROLE … PASSWORD",
     "28000": "allow this user and address in pg_hba.conf, and reload PostgreSQL",

@@ -242,6 +242,17 @@ DIFFERENCES: tuple[Difference, ...] = (
         "source",
     ),
     Difference(
+        "step-one-skips-recent",
+        "step one passes over repositories that it read in the last 72 h, pushes since then included, unless "
+        "--pre-import-skip-recent says otherwise",
+        "registry",
+        since(4, 28),
+        "the option in `registry database import --help`; the wrapper rejects it in every release",
+        ("import_metadata.import_job.step_one",),
+        "procedures 2.6 Commands per version; registry 1.5, 6.5, 10",
+        "run",
+    ),
+    Difference(
         "importer-writes-lockfiles",
         "step two and the full import remove filesystem-in-use and write database-in-use; below, they leave both alone",
         "registry",

@@ -1,7 +1,7 @@
 """The Linux package on a node: rendered files, services, detached commands, and the importer's log."""
 
 from georeg_nb.omnibus.control import CLUSTER, GITLAB_RB, RECONFIGURE, SECRETS, Lockfiles, Omnibus
-from georeg_nb.omnibus.importer import NOT_ENABLED, ImportLog, Window, predict_window
+from georeg_nb.omnibus.importer import NOT_ENABLED, ImportLog, Window, predict_step_two, predict_window
 from georeg_nb.omnibus.rendered import (
     BUNDLED_DATABASE,
     GITLAB_YML,
@@ -31,5 +31,6 @@ __all__ = [
     "Service",
     "Window",
     "parse_status",
+    "predict_step_two",
     "predict_window",
 ]

@@ -17,6 +17,8 @@ COMPLETE = "metadata import complete"
 # msg → what it says about a tag, where that is no loss of the tag (registry 1.6)
 NO_LOSS = frozenset({"blob is not linked to repository, skipping blob import", "lock path should not be a directory"})
 
+# step one reads every manifest, step two only tags, step three lists blobs: shares by our own measurements
+STEP_WEIGHTS = {1: 0.75, 2: 0.2, 3: 0.05}
 
 _PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:\\.|[^"\\])*"|\S*)')
 
@@ -44,10 +46,12 @@ def _unquoted(value: str) -> str:
 class ImportLog:
     """State of an import as its log tells it. `feed` takes text as it comes, also in the middle of a line.
 
-    `total_tags` is what the caller knows from the snapshot (the log never states a total); 0 = not known.
+    `total_tags` is what the caller knows from the snapshot (the log never states a total); 0 = not known. `steps` are
+    those that this command does.
     """
 
     total_tags: int = 0
+    steps: tuple[int, ...] = (1, 2, 3)
     repository: str = ""
     step: int = 0
     repositories: int = 0
@@ -115,11 +119,11 @@ class ImportLog:
         """How much is done, 0 to 1, from tags seen in steps one and two; None when no total is known."""
         if self.complete:
             return 1.0
-        if not self.total_tags or not self.step:
+        if not self.total_tags or self.step not in self.steps or self.steps == (3,):
             return None
-        share = min(self.tags / self.total_tags, 1.0)
-        # step one reads every manifest, step two only tags, step three lists blobs: weights by our own measurements
-        return {1: 0.75 * share, 2: 0.75 + 0.15 * share, 3: 0.95}[self.step]
+        share = min(self.tags / self.total_tags, 1.0) if self.step < 3 else 0.0
+        before = sum(STEP_WEIGHTS[step] for step in self.steps if step < self.step)
+        return (before + STEP_WEIGHTS[self.step] * share) / sum(STEP_WEIGHTS[step] for step in self.steps)
 
     def __str__(self) -> str:
         """One line of progress."""
@@ -135,11 +139,14 @@ class ImportLog:
 
 @dataclass(frozen=True)
 class Window:
-    """A predicted read-only window in seconds. `ground` says what it was computed from."""
+    """A predicted read-only window in seconds. `ground` says what it was computed from, `work` is `high` without the
+    two reconfigures.
+    """
 
     low: float
     high: float
     ground: str
+    work: float = 0.0
 
     def __str__(self) -> str:
         return f"{_minutes(self.low)} to {_minutes(self.high)} ({self.ground})"
@@ -157,21 +164,39 @@ def _minutes(seconds: float) -> str:
 TAG_SECONDS = (0.005, 0.05)
 BYTES_PER_SECOND = (4e12 / 3600, 2e12 / 3600)
 RECONFIGURE_SECONDS = (60, 300)
+STEP_TWO_SHARE = 0.1  # "step two about 90 % faster than step one" (procedures 2.6)
 
 
 def predict_window(
     tags: int, size: int | None, *, measured: tuple[int, float] | None = None, reconfigure: float | None = None
 ) -> Window:
-    """How long pushes will be refused: from read-only to the database.
+    """How long pushes will be refused by a one-step import: from read-only to the database.
 
     `size` is in bytes (None: not known, e.g. object storage). `measured` is another site's import (tags, seconds),
     `reconfigure` its measured reconfigure in seconds; the estimate then follows these, with a factor of two either way.
     """
-    restart = (reconfigure / 2, reconfigure * 2) if reconfigure else RECONFIGURE_SECONDS
     if measured and measured[0]:
         seconds = tags * measured[1] / measured[0]
-        low, high, ground = seconds / 2, seconds * 2, f"{tags} tags, as measured on the other site"
-    else:
-        low, high = (tags * TAG_SECONDS[i] + (size or 0) / BYTES_PER_SECOND[i] for i in (0, 1))
-        ground = f"{tags} tags" + (f", {size / 1e9:.1f} GB" if size is not None else ", size not known")
-    return Window(2 * restart[0] + low, 2 * restart[1] + high, ground)
+        return _window(seconds / 2, seconds * 2, f"{tags} tags, as measured on the other site", reconfigure)
+    low, high = (tags * TAG_SECONDS[i] + (size or 0) / BYTES_PER_SECOND[i] for i in (0, 1))
+    ground = f"{tags} tags" + (f", {size / 1e9:.1f} GB" if size is not None else ", size not known")
+    return _window(low, high, ground, reconfigure)
+
+
+def predict_step_two(
+    manifests: int, missing: int, step_one: tuple[int, float], *, reconfigure: float | None = None
+) -> Window:
+    """How long pushes will be refused by step two of a three-step import, with a factor of two either way.
+
+    It reads those of the `manifests` that are `missing` in the database as step one would, and passes over all of them
+    in a tenth of step one's time. `step_one` is what that took: (manifests, seconds). Source: procedures 2.6, derived.
+    """
+    each = step_one[1] / max(step_one[0], 1)
+    seconds = each * (STEP_TWO_SHARE * manifests + missing)
+    ground = f"{manifests} manifests, {missing} not read yet; step one read {step_one[0]} in {step_one[1]:.0f} s"
+    return _window(seconds / 2, seconds * 2, ground, reconfigure)
+
+
+def _window(low: float, high: float, ground: str, reconfigure: float | None) -> Window:
+    restart = (reconfigure / 2, reconfigure * 2) if reconfigure else RECONFIGURE_SECONDS
+    return Window(2 * restart[0] + low, 2 * restart[1] + high, ground, high)

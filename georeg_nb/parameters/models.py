@@ -211,8 +211,8 @@ class ScenarioParameters(_Model):
 class MigrateLegacyParameters(ScenarioParameters):
     """Scenario migrate-legacy: both sites' legacy metadata into their own PostgreSQL databases."""
 
-    import_method: Literal["one-step", "auto"] = "one-step"
-    """How metadata are imported; auto decides by size, and is one-step for now."""
+    import_method: Literal["auto", "one-step", "three-step"] = "auto"
+    """one-step refuses pushes for the whole import, three-step for its middle part alone; auto decides by the size."""
     accept_losses: list[TagName] = []
     """Tags, as path:tag, that may be left behind because the importer cannot bring them over."""
     read_only_limit_minutes: Annotated[int, Field(ge=1)] = 120
@@ -228,11 +228,6 @@ class MigrateLegacyParameters(ScenarioParameters):
         """Share of the images whose every byte is read; 0: of none."""
         levels = [level.partition(":") for level in self.verify_with]
         return max((int(share.rstrip("%") or 100) for name, _, share in levels if name == "content"), default=0)
-
-    @property
-    def method(self) -> Literal["one-step"]:
-        """The import method that is used."""
-        return "one-step"
 
 
 SCENARIOS: dict[str, type[ScenarioParameters]] = {"migrate-legacy": MigrateLegacyParameters}

@@ -102,8 +102,9 @@ _SNAPSHOT = (
     "SELECT r.key || ' ' || t.key || ' ' || t.value FROM json_each(:'kept'::json->'tags') r, json_each_text(r.value) t;"
 )
 _ENDED = (
-    "SELECT blob_import_finished_at IS NOT NULL AND coalesce(pre_import_error, tag_import_error, blob_import_error, '')"
-    " = '' FROM import_statistics ORDER BY id DESC LIMIT 1"
+    "SELECT (NOT blob_import OR blob_import_finished_at IS NOT NULL) AND tag_import_finished_at IS NOT NULL AND "
+    "coalesce(pre_import_error, tag_import_error, blob_import_error, '') = '' FROM import_statistics WHERE tag_import "
+    "ORDER BY id DESC LIMIT 1"
 )
 
 

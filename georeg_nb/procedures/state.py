@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import GeoregError
@@ -133,6 +133,7 @@ class Window:
     lockfiles: tuple[bool | None, bool | None] = (None, None)
     import_seconds: float = 0.0
     tags: int = 0
+    method: str = "one-step"
 
     @property
     def seconds(self) -> float:
@@ -205,23 +206,47 @@ def valid_snapshot(site: Site) -> Snapshot | None:
 # the database
 
 
+ImportPart = Literal["pre_import", "tag_import", "blob_import"]  # steps one, two, three, as the registry names them
+IMPORT_PARTS: tuple[ImportPart, ...] = ("pre_import", "tag_import", "blob_import")
+
+
 @dataclass(frozen=True)
-class Statistics:
-    """The last row that an import wrote when it ended. A killed import writes none (registry 4.2)."""
+class EndedImport:
+    """The row that an import command wrote when it ended: which steps it did, and how. A killed one writes none.
+
+    `tags` of step one counts the manifests that it read, `seconds` is the time of each step. Source: registry 4.2.
+    """
 
     id: int
+    seconds: Mapping[str, float]
     errors: str
     complete: bool
+    finished: datetime | None
+    tags: int
 
 
-def last_import(site: Site) -> Statistics | None:
-    """What the last ended import says about itself in the database: its errors, and whether its last step ended too."""
-    rows = site.metadata_db.import_statistics()
-    if not rows:
-        return None
-    row = rows[-1]
-    errors = [str(row[f"{step}_error"]) for step in ("pre_import", "tag_import", "blob_import") if row[f"{step}_error"]]
-    return Statistics(int(row["id"]), "; ".join(errors), row["blob_import_finished_at"] is not None)
+def ended_imports(site: Site, part: ImportPart) -> list[EndedImport]:
+    """What the import commands that did this step say about themselves in the database, oldest first."""
+    return [_ended(row) for row in site.metadata_db.import_statistics() if row[part]]
+
+
+def last_import(site: Site, part: ImportPart) -> EndedImport | None:
+    """The last of them, however it ended."""
+    return next(reversed(ended_imports(site, part)), None)
+
+
+def _ended(row: Mapping[str, Any]) -> EndedImport:
+    parts = [part for part in IMPORT_PARTS if row[part]]
+    errors = "; ".join(str(row[f"{part}_error"]) for part in parts if row[f"{part}_error"])
+    ends = {part: row[f"{part}_finished_at"] for part in parts}
+    return EndedImport(
+        int(row["id"]),
+        {part: (end - row[f"{part}_started_at"]).total_seconds() for part, end in ends.items() if end},
+        errors,
+        not errors and all(ends.values()),
+        max((end for end in ends.values() if end), default=None),
+        int(row["tags_count"]),
+    )
 
 
 def other_sessions(site: Site) -> list[str]:
@@ -260,10 +285,10 @@ def accepted_losses(site: Site) -> frozenset[str]:
 
 def imported(site: Site) -> bool:
     """The database holds exactly the tags of the open window's snapshot (less what was agreed to), and the import ended
-    without an error, its last step included.
+    without an error, with every step that it was to do.
     """
-    kept, last = valid_snapshot(site), last_import(site)
-    if kept is None or last is None or last.errors or not last.complete:
+    kept, last = valid_snapshot(site), last_import(site, "tag_import")
+    if kept is None or last is None or not last.complete:
         return False
     return compare(site, kept.tags, site.metadata_db.all_tags()).equal
 
@@ -285,9 +310,42 @@ def applied_schema(site: Site) -> dict[str, Any]:
     }
 
 
-def tags_were_touched(site: Site) -> bool:
-    """Whether a tag in the database was ever moved: an import never does that (registry 4.5)."""
-    return site.metadata_db.value("SELECT EXISTS (SELECT FROM tags WHERE updated_at IS NOT NULL)") is True
+def blobs_are_known(site: Site) -> EndedImport | None:
+    """The step three that came with or after the last import of tags, and ended well: then garbage collection knows
+    every blob. Source: registry 6.1, 7.
+    """
+    tags, blobs = last_import(site, "tag_import"), last_import(site, "blob_import")
+    return blobs if blobs and blobs.complete and (tags is None or blobs.id >= tags.id) else None
+
+
+def signs_of_use(site: Site) -> list[str]:
+    """Why this database may be, or have been, the one that a registry works on. Empty: never, and all of it is ours.
+
+    Emptying its tags would lose every tag pushed since, and step two alone turns the lock files round (registry 0
+    fact 2).
+    """
+    reasons = []
+    if not is_legacy(site) or site.registry.identity().database:
+        reasons.append("the registry is not in legacy mode")
+    if site.keep.load("enabled"):
+        reasons.append("the database was enabled once")
+    last = window(site)
+    if lockfiles(site).database and (last is None or last.lockfiles[0] is not False):
+        reasons.append("the lock file database-in-use was there before our import")
+    if not _imports_are_ours(site) and any(site.metadata_db.counts().values()):
+        reasons.append("it has rows, and no import of ours is known on this site")
+    return [*reasons, *site.metadata_db.traces_of_use()]
+
+
+def note_import(site: Site) -> None:
+    """Keep that imports of ours write into the database from now on: before the first, with nothing in it yet."""
+    if not _imports_are_ours(site):
+        site.keep.save("imports", {"since": stamp(), "database": site.metadata_db.address})
+
+
+def _imports_are_ours(site: Site) -> bool:
+    kept = site.keep.load("imports")
+    return isinstance(kept, Mapping) and kept.get("database") == site.metadata_db.address
 
 
 # plans

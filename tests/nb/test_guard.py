@@ -154,6 +154,13 @@ def half_import(world: World) -> None:
     state.save_window(world.primary, state.Window("2026-01-01T00:00:00+00:00", lockfiles=(False, False)))
     kept = state.Snapshot("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", TAGS)
     world.primary.keep.save("snapshot", kept.data())
+    state.note_import(world.primary)
+
+
+def truncated(world: World) -> None:
+    """Somebody emptied the tags of a database that a registry works on, as the importer's message says."""
+    world.primary.database.schema = MIGRATED
+    world.primary.database.read.update(TAGS.items())
 
 
 CASES = [
@@ -248,6 +255,7 @@ CASES = [
     Case("database_is_external", command("gitlab-psql -d template1", "identity-primary\n"), "bundled"),
     Case("database_is_external", command("gitlab-psql -d template1", ""), "compare them yourself", verdict="warning"),
     Case("database_is_empty_or_ours", full_database, "Give this site an empty database"),
+    Case("database_is_empty_or_ours", truncated, "no import of ours is known"),
     Case("database_is_empty_or_ours", half_import, "clear-half-import", verdict="warning"),
     Case(
         "database_is_empty_or_ours",

@@ -275,7 +275,7 @@ def test_a_scenario_file_and_its_values_are_the_same_thing(place: Path) -> None:
     loaded = load_scenario("migrate-legacy", "run.yml")
     assert isinstance(loaded, MigrateLegacyParameters)
     assert loaded == validate_values("migrate-legacy", yaml.safe_load((place / "run.yml").read_text()))
-    assert loaded.approve == ["all"] and loaded.method == "one-step"
+    assert loaded.approve == ["all"] and loaded.import_method == "auto"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_scenario_file_and_its_values_are_the_same_thing(place: Path) -> None:
     [
         ({"aprove": []}, "aprove: is unknown (did you mean approve?)"),
         ({"approve": "all"}, "approve: must be a list"),
-        ({"import_method": "three-step"}, "import_method: must be 'one-step' or 'auto'"),
+        ({"import_method": "two-step"}, "import_method: must be 'auto', 'one-step' or 'three-step'"),
         ({"accept_losses": ["a/b"]}, "accept_losses[0]: must match"),
         ({"read_only_limit_minutes": 0}, "read_only_limit_minutes: input should be greater than or equal to 1"),
         ({"attest": {"backup": 1}}, "attest.backup: must be text"),

@@ -233,7 +233,8 @@ class FakeDatabase:
     other_tables: frozenset[str] = frozenset()
     sessions: list[str] = field(default_factory=list)
     statistics: list[dict[str, Any]] = field(default_factory=list)
-    touched: bool = False
+    read: set[tuple[str, str]] = field(default_factory=set)  # manifests that an import brought
+    traces: list[str] = field(default_factory=list)
     pushed_later: set[tuple[str, str]] = field(default_factory=set)
     refuses: str = ""
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -266,9 +267,9 @@ class FakeDatabase:
 
     def count(self, table: str) -> int:
         self._asked()
-        return len(self.tags) if table == "tags" else len({path for path, _ in self.tags})
+        return len(self.tags) if table == "tags" else len({path for path, _ in [*self.tags, *self.read]})
 
-    def counts(self, tables: Sequence[str]) -> dict[str, int]:
+    def counts(self, tables: Sequence[str] = ("repositories", "tags")) -> dict[str, int]:
         return {table: self.count(table) for table in tables}
 
     def import_statistics(self) -> list[dict[str, Any]]:
@@ -299,9 +300,11 @@ class FakeDatabase:
         self._asked()
         return [(text,) for text in self.sessions]
 
-    def value(self, query: str, values: Any = None) -> Any:
-        assert "updated_at IS NOT NULL" in query, query
-        return self.touched
+    def manifests(self) -> set[tuple[str, str]]:
+        return set(self.read)
+
+    def traces_of_use(self) -> list[str]:
+        return list(self.traces)
 
     def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
         return self.pushed_later
@@ -454,6 +457,7 @@ class World:
         self.events: list[tuple[str, str, str]] = []
         self.fail: dict[str, str] = {}  # part of a job's name → how it fails: status, lost, silent, not enabled
         self.lost: set[tuple[str, str]] = set()  # what the importer leaves behind
+        self.step_seconds = 1.0  # how long a step of it takes
         primary, secondary = FakeSite(self, "primary", "primary", 5432, self.options), None
         secondary = FakeSite(self, "secondary", "secondary", 5433, self.options)
         self.sites = Sites(primary, [secondary])
@@ -602,32 +606,49 @@ class World:
         raise AssertionError(f"the world does not know: {argv}")
 
     def _partly(self, site: FakeSite, argv: tuple[str, ...]) -> None:
-        if "import" in argv:
+        if "import" in argv and "--step-one" not in argv and "--step-three" not in argv:
             site.database.tags.update(list(site.storage.items())[:2])
 
     def _import(self, site: FakeSite, name: str, argv: tuple[str, ...]) -> FakeJob:
-        assert not site.database.tags, "the importer refuses: tags are there"
+        steps = [number for number in ("one", "two", "three") if f"--step-{number}" in argv] or ["one", "two", "three"]
         kept = {key: digest for key, digest in site.storage.items() if key not in self.lost}
-        site.database.tags.update(kept)
-        site.database.statistics.append(
-            {
-                "id": len(site.database.statistics) + 1,
-                "pre_import_error": None,
-                "tag_import_error": None,
-                "blob_import_error": None,
-                "blob_import_finished_at": datetime.now(UTC),
-            }
-        )
-        site.lock("database")
-        site.lock("filesystem", False)
+        read = {(path, digest) for (path, _), digest in kept.items()}
+        if "one" in steps:
+            self.on_step_one(site)
+            site.database.read |= read
+        if "two" in steps:
+            assert not site.database.tags, "the importer refuses: tags are there"
+            assert steps != ["two"] or site.rendered().read_only, "the wrapper refuses: not read-only"
+            site.database.tags.update(kept)
+            site.database.read |= read
+            site.lock("database")
+            site.lock("filesystem", False)
+        self._note(site, steps, len(read))
         lines = [
             json.dumps({"level": "warning", "msg": "broken", "repository": path, "tag_name": tag, "error": "why"})
-            for path, tag in self.lost
+            for path, tag in (self.lost if "two" in steps else ())
         ]
         lines.append(json.dumps({"level": "info", "msg": "metadata import complete", "tags": len(kept)}))
         job = FakeJob(name, argv, text="\n".join(lines) + "\n")
         site.node.kept_jobs[name] = job
         return job
+
+    def on_step_one(self, site: FakeSite) -> None:
+        """Something that happens while it runs."""
+
+    def _note(self, site: FakeSite, steps: list[str], manifests: int) -> None:
+        """The row that an import leaves."""
+        now = datetime.now(UTC)
+        row: dict[str, Any] = {"id": len(site.database.statistics) + 1, "tags_count": manifests}
+        for part, number in zip(("pre_import", "tag_import", "blob_import"), ("one", "two", "three"), strict=True):
+            done = number in steps
+            row |= {
+                part: done,
+                f"{part}_started_at": now - timedelta(seconds=self.step_seconds) if done else None,
+                f"{part}_finished_at": now if done else None,
+                f"{part}_error": None,
+            }
+        site.database.statistics.append(row)
 
     # running a scenario
 

@@ -118,7 +118,8 @@ def database_is_empty_or_ours(site: Site) -> Finding:
     counts = database.counts(("repositories", "tags"))
     if not any(counts.values()):
         return passed("the registry's tables, without content", expected)
-    if counts["tags"] == 0 or state.imported(site) or checks.import_runs(site):
+    clean = checks.never_in_use(site).verdict == "passed"
+    if clean and (counts["tags"] == 0 or state.imported(site) or checks.import_runs(site)):
         return passed(f"{counts['repositories']} repositories and {counts['tags']} tags of an import", expected)
     ours = checks.half_import_is_ours(site)
     if ours.verdict == "passed":

@@ -152,6 +152,50 @@ def snapshot(site: Site) -> ByHand:
     )
 
 
+def _ended(part: str, since: str = "") -> str:
+    """A test: the last import command that did this step ended well."""
+    query = (
+        f"SELECT {part}_finished_at IS NOT NULL AND coalesce({part}_error, '') = '' FROM import_statistics WHERE {part}"
+        f"{since} ORDER BY id DESC LIMIT 1"
+    )
+    return f'[ "$(db -c "{query}")" = t ]'
+
+
+def pre_import(site: Site, command: Sequence[str]) -> ByHand:
+    """Step one may be run at any time before the tags are imported, and again."""
+    log = f"{shell.FOLDER}/step-one.log"
+    return ByHand(
+        done=[shell.first(site, "", _ended("pre_import"))],
+        finish=[
+            shell.first(
+                site,
+                "read all manifests while pushes go on; in tmux or screen, it may take hours",
+                "wait_for_georeg",
+                f"{_ended('pre_import')} || {' '.join(command)} >{log} 2>&1",
+            )
+        ],
+        no_undo="no tag is in the database by it, and the registry does not look there: leave what was read",
+    )
+
+
+def import_blobs(site: Site, command: Sequence[str]) -> ByHand:
+    """Step three, once the registry works on its database; may be run again."""
+    since = " AND id >= (SELECT max(id) FROM import_statistics WHERE tag_import)"
+    done = _ended("blob_import", since)
+    return ByHand(
+        done=[shell.first(site, "", done)],
+        finish=[
+            shell.first(
+                site,
+                "make every blob known, while the registry works; in tmux or screen, it may take hours",
+                "wait_for_georeg",
+                f"{done} || {{ {_ENABLED} && {' '.join(command)} >{shell.FOLDER}/step-three.log 2>&1; }}",
+            )
+        ],
+        no_undo="it only tells the database which blobs there are",
+    )
+
+
 def importing(site: Site, command: Sequence[str], job: str) -> ByHand:
     """An import goes on when georeg is gone: it is waited for, and never started beside another one."""
     log = f"{shell.FOLDER}/import.log"

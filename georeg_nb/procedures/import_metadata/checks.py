@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from georeg_nb.errors import CommandTimeout
-from georeg_nb.omnibus import Window as Prediction
-from georeg_nb.omnibus import predict_window
 from georeg_nb.procedures import forecast, hold_sync, state
-from georeg_nb.procedures.forecast import Forecast
+from georeg_nb.procedures.import_metadata import prediction
 from georeg_nb.runbook import Finding, check, expect, failed, later, not_applicable, passed, warning
 from georeg_nb.site import Site
 
 MOVED = "the registry works on its database already"
-DU_LIMIT = 900.0
 
 
 def import_job(site: Site) -> str:
@@ -35,17 +30,6 @@ def import_died(site: Site) -> bool:
     return site.metadata_db.count("tags") > 0 and not state.imported(site)
 
 
-def recent_forecast(site: Site) -> Forecast:
-    """The forecast, made anew unless it is younger than a minute, or than twice the time that it took."""
-    kept: tuple[float, Forecast] | None = site.__dict__.get("_forecast")
-    if kept and time.monotonic() < kept[0]:
-        return kept[1]
-    started = time.monotonic()
-    made = forecast.make(site)
-    site.__dict__["_forecast"] = (time.monotonic() + max(60.0, 2 * (time.monotonic() - started)), made)
-    return made
-
-
 def _unless_moved(question: Callable[[Site], Finding]) -> Callable[[Site], Finding]:
     """A question that only matters before the site has moved."""
 
@@ -62,7 +46,7 @@ def no_unnamed_loss(site: Site) -> Finding:
     """The importer loses tags with status 0, and dies of a few corruptions: both are found here, with their cause."""
     if state.open_window(site) and state.valid_snapshot(site):
         return passed("judged before pushes were refused; nothing can have changed since", "no unnamed loss")
-    made = recent_forecast(site)
+    made = prediction.registry(site).forecast
     rows = [trouble.row() for trouble in made.troubles]
     fatal = made.of("fatal")
     if fatal:
@@ -97,54 +81,6 @@ def no_unnamed_loss(site: Site) -> Finding:
 
 def _more(items: list[forecast.Trouble]) -> str:
     return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
-
-
-def prediction(site: Site) -> Prediction:
-    """How long pushes will be refused: by the number of tags and the size, and as measured on a site before."""
-    made = recent_forecast(site)
-    others = [state.window(other) for other in site.sites.all if other.name != site.name]
-    measured = next(((w.tags, w.import_seconds) for w in others if w and w.outcome == "migrated" and w.tags), None)
-    return predict_window(len(made.tags), storage_bytes(site), measured=measured)
-
-
-def storage_bytes(site: Site) -> int | None:
-    """Size of the registry's storage on disk; None where it is not a file system, or counting takes too long."""
-    config = site.omnibus.registry_config()
-    root = config.root_directory if config else None
-    if not root:
-        return None
-    try:
-        output = site.omnibus.node.run(
-            ["du", "-sk", f"{root}/docker/registry/v2"], timeout=DU_LIMIT, check=False
-        ).stdout
-    except CommandTimeout:
-        return None
-    first = output.split()
-    return int(first[0]) * 1024 if first and first[0].isdigit() else None
-
-
-@check("the read-only window is short enough", source="procedures 2.6", evidence="derived")
-@_unless_moved
-def window_is_short_enough(site: Site) -> Finding:
-    """Pushes are refused for this long; a one-step import needs the window for all of it."""
-    opened = state.open_window(site)
-    if opened:
-        return warning(
-            f"pushes have been refused since {opened.opened}",
-            "",
-            remedy="apply this section to go on, or `run.undo` of its step read-only to let pushes in again",
-        )
-    limit = site.options.read_only_limit_minutes
-    predicted = prediction(site)
-    expected = f"at most {limit} min"
-    if predicted.high > limit * 60:
-        return failed(
-            f"predicted: {predicted}",
-            expected,
-            remedy="raise read_only_limit_minutes knowingly, or run offline garbage collection first (legacy mode "
-            "only)",
-        )
-    return passed(f"predicted: {predicted}", expected)
 
 
 @check("image sync is held on every secondary", source="procedures 2.6", evidence="derived")
@@ -208,26 +144,37 @@ def tags_table_is_empty(site: Site) -> Finding:
     )
 
 
+@check("the database was never in use by a registry", source="registry 0 fact 2, 4.4, 6.3", evidence="run")
+@_unless_moved
+def never_in_use(site: Site) -> Finding:
+    """An import into a database that a registry works on, or worked on, turns its lock files round and, once `tags` was
+    emptied, loses every tag pushed since. The importer does not look.
+    """
+    expected = "never enabled, and empty or written by our own imports alone"
+    if state.open_window(site) and state.imported(site):
+        return passed("imported in the window that is open; step enable-database is next", expected)
+    signs = state.signs_of_use(site)
+    if signs:
+        return failed(
+            "; ".join(signs),
+            expected,
+            remedy="do not truncate. Find out which registry works on this database, or give the site an empty one",
+        )
+    return passed(expected, expected)
+
+
 @check("what is in the database is a half-finished import of ours", source="procedures 2.6, registry 0", evidence="run")
 @_unless_moved
 def half_import_is_ours(site: Site) -> Finding:
     """Emptying `tags` of a registry in use would lose every tag pushed since. So: never enabled, and all of it ours."""
-    reasons = []
-    if not state.is_legacy(site) or site.registry.identity().database:
-        reasons.append("the registry is not in legacy mode")
-    if site.keep.load("enabled"):
-        reasons.append("the database was enabled once")
-    kept, last = state.snapshot(site), state.window(site)
-    if kept is None or last is None:
+    reasons = state.signs_of_use(site)
+    kept = state.snapshot(site)
+    if kept is None or state.window(site) is None:
         reasons.append("no import of ours is known on this site")
-    elif state.lockfiles(site).database and last.lockfiles[0] is not False:
-        reasons.append("the lock file database-in-use was there before our import")
     tags = site.metadata_db.all_tags()
     foreign = [key for key in tags if kept is None or kept.tags.get(key) not in (tags[key], "")]
     if foreign:
         reasons.append(f"{len(foreign)} tags are not those of our snapshot, e.g. {':'.join(foreign[0])}")
-    if state.tags_were_touched(site):
-        reasons.append("tags were moved in it, which an import never does")
     if reasons:
         return failed(
             "; ".join(reasons),
@@ -261,4 +208,15 @@ def registry_is_legacy(site: Site) -> Finding:
         f"configured: {configured}; running: {'database' if enabled else 'legacy'}",
         "configured: legacy; running: legacy",
         remedy="reconfigure the nodes; if the registry works on another database, this runbook is not for it",
+    )
+
+
+@check("the registry works on its database", source="procedures 2.6 Three-step", evidence="run")
+def registry_works_on_its_database(site: Site) -> Finding:
+    """By configuration and by what the running process says."""
+    configured, running = state.on_own_database(site), bool(site.registry.identity().database)
+    if not configured:
+        return later("after step enable-database")
+    return expect(
+        "database" if running else "legacy", "database", remedy="`gitlab-ctl restart registry`, then run this again"
     )

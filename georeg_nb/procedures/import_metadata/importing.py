@@ -4,22 +4,17 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
+from dataclasses import replace
 
 from georeg_nb.errors import CommandTimeout, GeoregError, StepFailed
-from georeg_nb.omnibus import ImportLog
 from georeg_nb.procedures import hold_sync, state
 from georeg_nb.procedures.forecast import read_tags
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
-from georeg_nb.procedures.import_metadata import checks, window
+from georeg_nb.procedures.import_metadata import checks, import_job, method, window
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
-
-IMPORT = ("gitlab-ctl", "registry-database", "import", "--log-to-stdout", "--row-count")
-IMPORT_LIMIT = 7 * 24 * 3600.0  # seconds; what is too long was decided before the window was opened
 
 
 class TakeSnapshot(ImportStep):
@@ -70,12 +65,14 @@ class TakeSnapshot(ImportStep):
 
 
 class Import(ImportStep):
-    """All metadata from the storage into the database, in one run. Source: procedures 2.6, registry 1.5, 1.6, 6."""
+    """All metadata from the storage into the database in one run, or, after step one, the tags alone (step two).
+    Source: procedures 2.6, registry 1.5, 1.6, 6.
+    """
 
     name = "import"
-    title = "Import the metadata (one-step)"
+    title = "Import the metadata while pushes are refused"
     evidence = "run"
-    source = "procedures 2.6 One-step"
+    source = "procedures 2.6 One-step, Three-step"
 
     def is_done(self, site: Site) -> bool | Done:
         if state.on_own_database(site):
@@ -87,10 +84,9 @@ class Import(ImportStep):
     def plan(self, site: Site) -> Plan:
         running = "; it is running: this follows it" if checks.import_runs(site) else ""
         kept = state.window(site)
-        predicted = str(checks.prediction(site)) if not state.open_window(site) else ""
         return Plan(
-            [Change("command", site.registry_nodes[0].name, after=" ".join(IMPORT))],
-            duration=predicted or (f"pushes have been refused since {kept.opened}" if kept else ""),
+            [Change("command", site.registry_nodes[0].name, after=" ".join(self._command(site)))],
+            duration=window.predicted(site) or (f"pushes have been refused since {kept.opened}" if kept else ""),
             note=f"goes on by itself when this notebook is closed{running}",
         )
 
@@ -103,30 +99,26 @@ class Import(ImportStep):
             raise window.gave_up(site, error) from error
         hold_sync.observe_everywhere(site.sites, f"import on {site.name}")
 
+    @staticmethod
+    def _command(site: Site) -> tuple[str, ...]:
+        return import_job.STEP_TWO if method.is_three_step(site) else import_job.IMPORT
+
     def _import(self, site: Site) -> None:
         kept = state.valid_snapshot(site)
         if not checks.import_runs(site):
             self._may_start(site)
-        log = ImportLog(total_tags=len(kept.tags) if kept else 0)
-
-        def follow(text: str) -> None:
-            log.feed(text)
-            site.progress(str(log), log.fraction)
-
-        job = site.omnibus.run_job(checks.import_job(site), IMPORT, limit=IMPORT_LIMIT, on_output=follow)
-        log.close()
-        _keep_report(site, log, job.status)
-        if job.state == "lost":
-            job.check()
-        if log.not_enabled:
-            raise StepFailed("the import did nothing: the registry is not enabled on this node", site=site.name)
-        if job.status != 0 or log.fatal:
-            raise StepFailed(
-                f"the import ended with status {job.status}: {log.fatal or 'see its output'}",
-                remedy="mend the cause; what is in the database is removed by step clear-half-import; then run this "
-                "again",
-                site=site.name,
-            )
+        tags = len(kept.tags) if kept else 0
+        job, log, seconds = import_job.run(site, self._command(site), tags, "import-report")
+        opened = state.window(site)
+        if opened:
+            counted = (log.counts or {}).get("tags", 0)
+            state.save_window(site, replace(opened, import_seconds=round(seconds, 1), tags=counted))
+        import_job.must_have_ended_well(
+            site,
+            job,
+            log,
+            "mend the cause; what is in the database is removed by step clear-half-import; then run this again",
+        )
         if kept is None:
             raise StepFailed("there is no snapshot of this window to compare the import with", site=site.name)
         _must_equal(site, kept)
@@ -143,56 +135,35 @@ class Import(ImportStep):
             problems.append(refused.found)
         if state.valid_snapshot(site) is None:
             problems.append("there is no snapshot of this window")
-        for question in (
+        last = state.last_import(site, "pre_import")
+        if method.is_three_step(site) and (last is None or not last.complete):
+            problems.append("there is no complete step one")
+        problems += import_job.not_now(
+            site,
             checks.registry_is_legacy,
             checks.image_sync_is_held,
             checks.schema_is_current,
             checks.tags_table_is_empty,
+            checks.never_in_use,
             checks.nobody_else_connected,
-        ):
-            finding = question(site)
-            if finding.verdict != "passed":
-                problems.append(f"{question.title}: {finding.found}")
-        if problems:
-            raise StepFailed("the import was not started: " + "; ".join(problems), site=site.name)
+        )
+        import_job.may_start(site, problems)
 
     def break_glass(self, site: Site) -> ByHand:
-        return in_shell.importing(site, IMPORT, checks.import_job(site))
+        command = import_job.STEP_TWO if method.known(site) == method.THREE_STEP else import_job.IMPORT
+        return in_shell.importing(site, command, checks.import_job(site))
 
     def verify(self, site: Site) -> Finding:
-        kept, last = state.valid_snapshot(site), state.last_import(site)
+        kept, last = state.valid_snapshot(site), state.last_import(site, "tag_import")
         report = site.keep.load("import-report") or {}
         rows = [{"tag": name, "cause": cause} for name, cause in sorted((report.get("lost") or {}).items())]
         counts = report.get("counts") or {}
         found = ", ".join(f"{number} {name}" for name, number in counts.items()) or "no counts in the log"
         if kept is None or last is None:
             return failed(found, "a complete import", rows=rows)
-        if last.errors or not last.complete:
+        if not last.complete:
             return failed(last.errors or "the last step did not end", "a complete import", rows=rows)
         return passed(found, "a complete import", rows=rows)
-
-
-def _keep_report(site: Site, log: ImportLog, status: int | None) -> None:
-    """What the import said, and how long it took, by its own job's clock."""
-    seconds = (datetime.now(UTC) - started).total_seconds() if (started := _started(site)) else 0.0
-    report = {
-        "status": status,
-        "seconds": round(seconds, 1),
-        "lost": log.lost,
-        "warnings": log.warnings[:1000],
-        "counts": log.counts,
-        "fatal": log.fatal,
-    }
-    site.keep.save("import-report", json.loads(json.dumps(report)))
-    opened = state.window(site)
-    if opened:
-        values = {**opened.__dict__, "import_seconds": round(seconds, 1), "tags": (log.counts or {}).get("tags", 0)}
-        state.save_window(site, state.Window(**values))
-
-
-def _started(site: Site) -> datetime | None:
-    job = site.omnibus.node.job(checks.import_job(site))
-    return job.started_at if job else None
 
 
 def _must_equal(site: Site, kept: state.Snapshot) -> None:

@@ -11,7 +11,7 @@ from georeg_nb.omnibus import Omnibus
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
-from georeg_nb.procedures.import_metadata import window
+from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.prepare import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
@@ -121,6 +121,12 @@ def back_to_legacy(site: Site) -> None:
 
     Raises StepFailed, with pushes let in again, when it is closed: images pushed since exist only in the database.
     """
+    if checks.import_runs(site):
+        raise StepFailed(
+            "an import is running",
+            remedy=f"let job {checks.import_job(site)} end, or end it; then undo again",
+            site=site.name,
+        )
     kept, enabled = state.snapshot(site), site.keep.load("enabled")
     if kept is None or not enabled:
         raise StepFailed("nothing is known of the move on this site", remedy="restore the backup", site=site.name)

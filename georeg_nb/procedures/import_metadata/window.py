@@ -10,7 +10,7 @@ from georeg_nb.omnibus import LOCKFILES, Omnibus
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
-from georeg_nb.procedures.import_metadata import checks
+from georeg_nb.procedures.import_metadata import checks, method, prediction
 from georeg_nb.procedures.state import Window
 from georeg_nb.runbook import Done, Finding, Plan, Step, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
@@ -82,9 +82,10 @@ class ReadOnly(ImportStep):
         checks.secondaries_are_proved,
         checks.schema_is_current,
         checks.tags_table_is_empty,
+        checks.never_in_use,
         checks.nobody_else_connected,
         checks.no_unnamed_loss,
-        checks.window_is_short_enough,
+        method.window_is_short_enough,
     )
 
     def is_done(self, site: Site) -> bool | Done:
@@ -98,18 +99,19 @@ class ReadOnly(ImportStep):
         return by_hand(site, _settings(site.omnibus), "registry")
 
     def plan(self, site: Site) -> Plan:
-        predicted = "" if state.open_window(site) else str(checks.prediction(site))
         return Plan(
-            state.file_changes(site, _settings(site.omnibus), "registry"),
-            duration=predicted,
+            [method.change(site), *state.file_changes(site, _settings(site.omnibus), "registry")],
+            duration=predicted(site),
             note="the window lasts from here to step enable-database; whatever fails in it lets pushes in again",
         )
 
     def apply(self, site: Site) -> None:
+        method.keep(site)
         if state.open_window(site) is None or refused_everywhere(site).failed:
             # also when a window seems open and pushes are taken: what was read in it proves nothing any more
             found = state.lockfiles(site)
-            state.save_window(site, Window(state.stamp(), lockfiles=(found.database, found.filesystem)))
+            lay = (found.database, found.filesystem)
+            state.save_window(site, Window(state.stamp(), lockfiles=lay, method=method.choice(site).method))
         try:
             site.change_gitlab_rb(self.name, _settings, shows_read_only, "registry")
             proof = refused_everywhere(site)
@@ -136,6 +138,13 @@ class ReadOnly(ImportStep):
                 site=site.name,
             )
         let_pushes_in(site)
+
+
+def predicted(site: Site) -> str:
+    """How long pushes will be refused, in words; empty where that is past."""
+    if state.on_own_database(site) or state.open_window(site):
+        return ""
+    return str(prediction.step_two(site)[0] if method.is_three_step(site) else prediction.one_step(site))
 
 
 def _settings(package: Omnibus) -> dict[str, str | None]:
