@@ -220,3 +220,25 @@ def test_a_port_forward_is_used_and_the_name_kept(database: MetadataDB) -> None:
     unknown = parameters.model_copy(update={"connect_host": "no-such-host.invalid"})
     with pytest.raises(DatabaseRefused, match="connect_host no-such-host"):
         MetadataDB(unknown).server()
+
+
+@pytest.mark.parametrize(
+    ("change", "trace"),
+    [
+        ("UPDATE tags SET updated_at = now()", "tags were moved in it"),
+        ("UPDATE manifests SET artifact_media_type_id = 1", "images were pushed into it"),
+        ("DELETE FROM tags", "tags or manifests were deleted in it"),
+    ],
+)
+def test_what_a_registry_at_work_leaves_is_found(server: Cluster, filled: MetadataDB, change: str, trace: str) -> None:
+    with server.connect("metadata_filled", ROLE, PASSWORD) as connection:
+        connection.execute("TRUNCATE gc_manifest_review_queue")
+        connection.commit()
+        assert filled.traces_of_use() == []
+        connection.execute(change.encode())
+    assert filled.traces_of_use() == [trace]
+    assert {path for path, _ in filled.manifests()} == {"g/p"} and len(filled.manifests()) == 2
+
+
+def test_an_empty_database_has_no_traces(database: MetadataDB) -> None:
+    assert database.traces_of_use() == [] and database.manifests() == set()
