@@ -34,18 +34,18 @@ class Registry:
 
 def registry(site: Site) -> Registry:
     """Looked at anew unless that was less than a minute ago, or than twice the time that it took."""
-    kept: tuple[float, Registry] | None = site.__dict__.get("_registry")
+    kept: tuple[float, Registry] | None = site.__dict__.get("_registry_looked_at")
     if kept and time.monotonic() < kept[0]:
         return kept[1]
     started = time.monotonic()
     made = Registry(forecast.make(site), storage_bytes(site))
-    site.__dict__["_registry"] = (time.monotonic() + max(60.0, 2 * (time.monotonic() - started)), made)
+    site.__dict__["_registry_looked_at"] = (time.monotonic() + max(60.0, 2 * (time.monotonic() - started)), made)
     return made
 
 
 def look_again(site: Site) -> None:
     """Something took its time since: what was seen before it is too old."""
-    site.__dict__.pop("_registry", None)
+    site.__dict__.pop("_registry_looked_at", None)
 
 
 def storage_bytes(site: Site) -> int | None:
