@@ -64,9 +64,20 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _counts(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    """`SITE=N` of each value."""
+    counts = {}
+    for value in values:
+        site, _, number = value.partition("=")
+        if not number.isdigit():
+            raise click.BadParameter(f"{value!r} is not SITE=N, such as primary=2")
+        counts[site] = int(number)
+    return counts
+
+
 @click.group()
 def lab() -> None:
-    """Two complete rehearsal sites on this machine: GitLab Geo with registries on legacy metadata."""
+    """Complete rehearsal sites on this machine: GitLab Geo with registries on legacy metadata."""
 
 
 @lab.command()
@@ -93,6 +104,14 @@ def lab() -> None:
     type=click.Choice(list(RELEASES)),
     help=f"Release that both sites stand in for.  [default: {'.'.join(GITLAB_VERSION.split('.')[:2])}]",
 )
+@click.option("--secondaries", type=int, help="How many secondaries there are.  [default: 1]")
+@click.option(
+    "--registry-nodes",
+    metavar="SITE=N",
+    multiple=True,
+    callback=_counts,
+    help="How many registry nodes a site has, behind its load balancer; may be given for each site.  [default: 1]",
+)
 @click.option("--keep-on-failure", is_flag=True, help="Leave an unfinished lab as it is, to look at it.")
 def up(
     directory: Path,
@@ -100,6 +119,8 @@ def up(
     registry_binary: Path | None,
     pg_bin: Path | None,
     gitlab_version: str | None,
+    secondaries: int | None,
+    registry_nodes: dict[str, int],
     keep_on_failure: bool,
 ) -> None:
     """Make the sites, or start the ones that are there."""
@@ -111,6 +132,8 @@ def up(
             sites = LabSites.up(
                 directory,
                 base_port,
+                secondaries=secondaries,
+                registry_nodes=registry_nodes,
                 registry_binary=registry_binary,
                 pg_bin=pg_bin,
                 gitlab_version=gitlab_version,
@@ -121,10 +144,9 @@ def up(
         raise click.ClickException(str(problem)) from problem
     clock("the lab is up")
     ports = sites.lab.ports
-    click.echo(f"  primary    GitLab https://127.0.0.1:{ports.gitlab('primary')}", nl=False)
-    click.echo(f"   registry https://127.0.0.1:{ports.registry('primary')}")
-    click.echo(f"  secondary  GitLab https://127.0.0.1:{ports.gitlab('secondary')}", nl=False)
-    click.echo(f"   registry https://127.0.0.1:{ports.registry('secondary')}")
+    for site in sites.lab.sites:
+        click.echo(f"  {site:<10} GitLab https://127.0.0.1:{ports.gitlab(site)}", nl=False)
+        click.echo(f"   registry https://127.0.0.1:{ports.registry(site)}")
     click.echo(f"  inventory  {sites.sites_file}")
 
 

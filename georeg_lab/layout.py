@@ -13,7 +13,9 @@ from pathlib import Path
 
 DEFAULT_DIR = ".lab"
 DEFAULT_BASE_PORT = 18700
-SITES = ("primary", "secondary")
+SITES = ("primary", "secondary")  # of a lab that was not grown
+REGISTRY_NODE = "-registry-"
+MOST_SECONDARIES, MOST_REGISTRY_NODES = 8, 4  # as many as there are ports for
 GITLAB_VERSION = "18.7.7"
 
 
@@ -24,7 +26,9 @@ class Ports:
     base: int = DEFAULT_BASE_PORT
 
     def _site(self, site: str) -> int:
-        return self.base + 10 * SITES.index(site)
+        """First port of a site. The ten behind the secondary's are those of the databases that no node supervises."""
+        number = _number(site)
+        return self.base + 10 * (number if number < 2 else number + 1)
 
     def gitlab(self, site: str) -> int:
         """TLS port of `external_url`."""
@@ -34,30 +38,38 @@ class Ports:
         """TLS port of `registry_external_url`."""
         return self._site(site) + 2
 
-    def registry_http(self, site: str) -> int:
+    def registry_http(self, node: str) -> int:
         """Plain port of the registry process (127.0.0.1:5000 on a real node)."""
-        return self._site(site) + 3
+        site, _, number = node.partition(REGISTRY_NODE)
+        return self._site(site) + (5 + int(number) if number else 3)
 
     def puma(self, site: str) -> int:
         """Plain port of the Rails stand-in."""
         return self._site(site) + 4
 
     def postgresql(self, site: str) -> int:
-        """The main database: the primary's own, the secondary's streaming replica."""
+        """The main database: the primary's own, a secondary's streaming replica."""
         return self._site(site) + 5
 
-    def geo_postgresql(self) -> int:
-        """The secondary's tracking database."""
-        return self._site("secondary") + 6
+    def geo_postgresql(self, site: str = "secondary") -> int:
+        """A secondary's tracking database."""
+        return self._site(site) + 6
 
     def registry_database(self, site: str) -> int:
         """The site's external PostgreSQL for registry metadata."""
-        return self.base + 21 + SITES.index(site)
+        return self.base + 21 + _number(site)
 
-    def all(self) -> list[int]:
-        """Every port the lab listens on."""
+    def all(self, sites: Sequence[str] = SITES, more_registries: Sequence[str] = ()) -> list[int]:
+        """Every port that a lab of these sites and additional registry nodes listens on."""
         per_site = (self.gitlab, self.registry, self.registry_http, self.puma, self.postgresql, self.registry_database)
-        return sorted([port(site) for site in SITES for port in per_site] + [self.geo_postgresql()])
+        found = [port(site) for site in sites for port in per_site]
+        found += [self.geo_postgresql(site) for site in sites if site != "primary"]
+        return sorted(found + [self.registry_http(node) for node in more_registries])
+
+
+def _number(site: str) -> int:
+    """0 for the primary, 1 for the secondary, then the number in the name."""
+    return SITES.index(site) if site in SITES else int(site.rpartition("-")[2])
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,35 @@ class Lab:
         """Write `lab.json`."""
         (self.dir / "lab.json").write_text(json.dumps({"base_port": self.ports.base, **self.settings}, indent=1) + "\n")
 
-    def node_root(self, site: str) -> Path:
-        """Root folder of the site's node: GitLab's absolute paths lie below it."""
-        return self.dir / site
+    @property
+    def secondaries(self) -> list[str]:
+        """Names of the secondaries: secondary, secondary-2, …"""
+        count = int(str(self.settings.get("secondaries", 1)))
+        return ["secondary", *(f"secondary-{number}" for number in range(2, count + 1))]
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites, the primary first."""
+        return ["primary", *self.secondaries]
+
+    def registry_nodes(self, site: str) -> list[str]:
+        """The site's nodes with a registry: its main node, which has all roles, then those that have no other."""
+        counts = self.settings.get("registry_nodes")
+        count = int(counts.get(site, 1)) if isinstance(counts, dict) else 1
+        return [site, *(f"{site}{REGISTRY_NODE}{number}" for number in range(2, count + 1))]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Every node, by the name of its root folder; a site's main node has the site's name."""
+        return [node for site in self.sites for node in self.registry_nodes(site)]
+
+    def all_ports(self) -> list[int]:
+        """Every port that the lab listens on."""
+        return self.ports.all(self.sites, [node for node in self.nodes if REGISTRY_NODE in node])
+
+    def node_root(self, node: str) -> Path:
+        """Root folder of a node (of a site's main node: the site): GitLab's absolute paths lie below it."""
+        return self.dir / node
 
     @property
     def pki(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import ssl
@@ -19,7 +20,7 @@ from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from georeg_lab.layout import inside, root_from_environment
+from georeg_lab.layout import Lab, inside, root_from_environment
 
 MAX_BODY = 64 * 1024 * 1024
 MAX_HEAD = 64 * 1024
@@ -64,6 +65,7 @@ class Host:
     unavailable: str
     certificate: Path
     key: Path
+    more: tuple[int, ...] = ()  # other upstreams, which take turns with it
 
 
 class Refused(Exception):
@@ -188,7 +190,8 @@ class Proxy:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.upstream = Upstream(host.upstream)
+        self.upstreams = [Upstream(port) for port in (host.upstream, *host.more)]
+        self._turn = itertools.cycle(range(len(self.upstreams)))
         self._clients: set[StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
@@ -204,9 +207,19 @@ class Proxy:
         """Stop listening and end every connection."""
         if self._server:
             self._server.close()
-        for writer in [*self._clients, *(writer for _, writer in self.upstream.idle)]:
+        for writer in [*self._clients, *(writer for upstream in self.upstreams for _, writer in upstream.idle)]:
             writer.transport.abort()
         await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    async def _ask(self, method: bytes, request: bytes) -> Message:
+        """The answer of the upstream whose turn it is; where nobody listens, of the next one."""
+        first = next(self._turn)
+        for number in range(first, first + len(self.upstreams) - 1):
+            try:
+                return await self.upstreams[number % len(self.upstreams)].ask(method, request)
+            except ConnectionRefusedError:
+                continue
+        return await self.upstreams[first - 1].ask(method, request)
 
     async def _converse(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Serve one client's connection to its end."""
@@ -231,7 +244,7 @@ class Proxy:
         method, stays = request.line[0], not request.closes
         try:
             client = str(writer.get_extra_info("peername")[0])
-            found = await self.upstream.ask(method, _to_upstream(request, client.encode()))
+            found = await self._ask(method, _to_upstream(request, client.encode()))
         except TimeoutError:
             writer.write(self._failure("504 Gateway Time-out", method, stays=stays))
         except (OSError, EOFError, Refused):
@@ -291,12 +304,15 @@ async def serve(hosts: Iterable[Host]) -> list[Proxy]:
 
 
 def hosts_of(root: Path) -> list[Host]:
-    """The virtual hosts of a node: GitLab's, and the registry's where it has an https address."""
+    """The virtual hosts of a node: GitLab's, and the registry's where it has an https address.
+
+    Where the site has more registry nodes, this is also the load balancer before them.
+    """
     facts = json.loads(inside(root, "/run/lab.json").read_text())
     found = []
-    for url, section, upstream, unavailable in (
-        (facts["external_url"], "nginx", facts["puma_port"], GITLAB_502),
-        (facts["registry_external_url"], "registry_nginx", facts["registry_http_addr"], PLAIN_502),
+    for url, section, upstream, more, unavailable in (
+        (facts["external_url"], "nginx", facts["puma_port"], (), GITLAB_502),
+        (facts["registry_external_url"], "registry_nginx", facts["registry_http_addr"], _more(root), PLAIN_502),
     ):
         address = urlsplit(str(url or ""))
         if address.scheme == "https" and upstream:
@@ -304,8 +320,17 @@ def hosts_of(root: Path) -> list[Host]:
                 inside(root, facts[section][name]) for name in ("ssl_certificate", "ssl_certificate_key")
             )
             port = int(str(upstream).rpartition(":")[2])
-            found.append(Host(address.port or 443, port, unavailable, certificate, key))
+            found.append(Host(address.port or 443, port, unavailable, certificate, key, more))
     return found
+
+
+def _more(root: Path) -> tuple[int, ...]:
+    """Ports of the site's other registry nodes."""
+    try:
+        lab = Lab.of_root(root)
+    except FileNotFoundError:
+        return ()
+    return tuple(lab.ports.registry_http(node) for node in lab.registry_nodes(root.name)[1:])
 
 
 async def main(root: Path) -> None:

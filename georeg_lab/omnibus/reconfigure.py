@@ -88,7 +88,9 @@ class Run:
             self.err(warning + "\n")
         secrets_file.complete(self.root, rendered, kept)
         self.out("Converging resources\n")
-        self._rails(rendered)
+        enabled = rendered.section("gitlab_rails").get("enable")
+        if enabled is None or truthy(enabled):
+            self._rails(rendered)
         self._trusted_certificates()
         if rendered.registry_enabled:
             self._registry(rendered)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from georeg_lab.layout import SITES, Lab, inside
+from georeg_lab.layout import Lab, inside
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import Cluster, find_bin_dir
 from georeg_lab.sites.node_files import Secrets
 
 MAIN = "gitlabhq_production"
 TRACKING = "gitlabhq_geo_production"
-SLOT = "secondary"
 POSTGRESQL = "/var/opt/gitlab/postgresql"
 GEO_POSTGRESQL = "/var/opt/gitlab/geo-postgresql"
 
@@ -29,10 +28,10 @@ def main_cluster(lab: Lab, site: str) -> Cluster:
     return _cluster(lab, folder, lab.ports.postgresql(site), "main-superuser", "gitlab-psql")
 
 
-def tracking_cluster(lab: Lab) -> Cluster:
-    """The secondary's geo-postgresql."""
-    folder = inside(lab.node_root("secondary"), GEO_POSTGRESQL) / "data"
-    return _cluster(lab, folder, lab.ports.geo_postgresql(), "tracking-superuser", "gitlab-psql")
+def tracking_cluster(lab: Lab, site: str = "secondary") -> Cluster:
+    """A secondary's geo-postgresql."""
+    folder = inside(lab.node_root(site), GEO_POSTGRESQL) / "data"
+    return _cluster(lab, folder, lab.ports.geo_postgresql(site), "tracking-superuser", "gitlab-psql")
 
 
 def registry_cluster(lab: Lab, site: str) -> Cluster:
@@ -42,32 +41,39 @@ def registry_cluster(lab: Lab, site: str) -> Cluster:
 
 
 def all_clusters(lab: Lab) -> list[Cluster]:
-    """Every cluster of the lab, in an order in which they can be stopped: the primary before its replica."""
-    return [*(main_cluster(lab, site) for site in SITES), tracking_cluster(lab), *external_clusters(lab)]
+    """Every cluster of the lab, in an order in which they can be stopped: the primary before its replicas."""
+    return [*supervised_clusters(lab), *external_clusters(lab)]
+
+
+def supervised_clusters(lab: Lab) -> list[Cluster]:
+    """The clusters that are services of a node: main databases, the primary's first, and tracking databases."""
+    main = [main_cluster(lab, site) for site in lab.sites]
+    return [*main, *(tracking_cluster(lab, site) for site in lab.secondaries)]
 
 
 def external_clusters(lab: Lab) -> list[Cluster]:
     """The clusters that no node supervises."""
-    return [registry_cluster(lab, site) for site in SITES]
+    return [registry_cluster(lab, site) for site in lab.sites]
 
 
 def create(lab: Lab) -> None:
-    """Make and start all clusters but the replica, with roles and empty databases."""
-    primary, tracking = main_cluster(lab, "primary"), tracking_cluster(lab)
+    """Make and start all clusters but the replicas, with roles and empty databases."""
+    primary, tracking = main_cluster(lab, "primary"), [tracking_cluster(lab, site) for site in lab.secondaries]
     kept = Secrets(lab.secrets)
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(cluster.init) for cluster in (primary, tracking)]
-        made += [pool.submit(_create_external, lab, site) for site in SITES]
+        made = [pool.submit(cluster.init) for cluster in (primary, *tracking)]
+        made += [pool.submit(_create_external, lab, site) for site in lab.sites]
         for future in made:
             future.result()
-    primary.configure({"max_replication_slots": "2"})
+    primary.configure({"max_replication_slots": str(max(2, len(lab.secondaries)))})
     primary.start()
     primary.create_role("gitlab", kept.value("main-database"))
     primary.create_role("gitlab_replicator", kept.value("replication"), "LOGIN REPLICATION")
     primary.create_database(MAIN, "gitlab")
-    tracking.start()
-    tracking.create_role("gitlab_geo", kept.value("tracking-database"))
-    tracking.create_database(TRACKING, "gitlab_geo")
+    for cluster in tracking:
+        cluster.start()
+        cluster.create_role("gitlab_geo", kept.value("tracking-database"))
+        cluster.create_database(TRACKING, "gitlab_geo")
     _write_pgpass(lab)
 
 
@@ -82,21 +88,19 @@ def _create_external(lab: Lab, site: str) -> None:
 
 
 def replicate(lab: Lab) -> None:
-    """Make and start the secondary's replica of the running main database. Source: procedures 2.1, step 13."""
-    replica = main_cluster(lab, "secondary")
+    """Make and start each secondary's replica of the running main database, on a slot of its own. Source: procedures
+    2.1, step 13."""
     password = Secrets(lab.secrets).value("replication")
-    main_cluster(lab, "primary").base_backup(replica, SLOT, "gitlab_replicator", password)
-    replica.start()
+    for site in lab.secondaries:
+        replica = main_cluster(lab, site)
+        main_cluster(lab, "primary").base_backup(replica, site.replace("-", "_"), "gitlab_replicator", password)
+        replica.start()
 
 
 def _write_pgpass(lab: Lab) -> None:
     """The password that `gitlab-psql` uses, where a real node has peer authentication over the socket."""
-    for folder, cluster in [
-        (inside(lab.node_root("primary"), POSTGRESQL), main_cluster(lab, "primary")),
-        (inside(lab.node_root("secondary"), POSTGRESQL), main_cluster(lab, "secondary")),
-        (inside(lab.node_root("secondary"), GEO_POSTGRESQL), tracking_cluster(lab)),
-    ]:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ".pgpass"
+    for cluster in supervised_clusters(lab):
+        cluster.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        path = cluster.data_dir.parent / ".pgpass"
         path.touch(mode=0o600)
         path.write_text(f"127.0.0.1:{cluster.port}:*:{cluster.superuser}:{cluster.password}\n")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from georeg_lab.layout import DEFAULT_BASE_PORT, SITES, Lab, Ports, inside
+from georeg_lab.layout import DEFAULT_BASE_PORT, MOST_REGISTRY_NODES, MOST_SECONDARIES, Lab, Ports, inside
 from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
@@ -22,7 +22,7 @@ from georeg_lab.sites import databases, node_files, parameters, pristine, proces
 from georeg_lab.sites.node_files import Secrets
 
 Progress = Callable[[str], None]
-KEPT = ("primary", "secondary", "databases")
+SIZE = ("secondaries", "registry_nodes")
 
 
 class LabError(Exception):
@@ -31,7 +31,8 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """One row of the lab's status. `port` 0: it listens nowhere."""
+    """One row of the lab's status. `site` is the node: a site's name, or that of a further registry node; `port` 0: it
+    listens nowhere."""
 
     site: str
     name: str
@@ -60,6 +61,8 @@ class LabSites:
         directory: Path,
         base_port: int | None = None,
         *,
+        secondaries: int | None = None,
+        registry_nodes: Mapping[str, int] | None = None,
         registry_binary: Path | None = None,
         pg_bin: Path | None = None,
         gitlab_version: str | None = None,
@@ -67,8 +70,12 @@ class LabSites:
         progress: Progress = lambda _: None,
     ) -> LabSites:
         """Make the lab, or start the one that is there; nothing happens when it runs. Whatever fails or interrupts the
-        making of a new lab removes it again, unless `keep_on_failure`. Raises LabError."""
+        making of a new lab removes it again, unless `keep_on_failure`. Raises LabError.
+
+        `secondaries` is their number, 1 unless given; `registry_nodes` has for a site the number of its registry nodes,
+        where there is more than one."""
         directory = directory.resolve()
+        size = _size(secondaries or 1, registry_nodes or {})
         if (directory / "lab.json").exists():
             lab = Lab.load(directory)
             if base_port is not None and base_port != lab.ports.base:
@@ -81,6 +88,11 @@ class LabSites:
                     f"The lab in {directory} stands in for GitLab {lab.gitlab_version}, not {gitlab_version}. "
                     f"Remove it first: `georeg lab down --dir {directory} --purge`."
                 )
+            if (secondaries or registry_nodes) and size != {k: lab.settings[k] for k in SIZE if k in lab.settings}:
+                raise LabError(
+                    f"The lab in {directory} has other sites or registry nodes. "
+                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
+                )
             sites = cls(lab, progress)
             if sites.complete:
                 sites.start()
@@ -89,7 +101,7 @@ class LabSites:
             sites.down(purge=True)
         elif directory.exists() and any(directory.iterdir()):
             raise LabError(f"{directory} exists and is no lab; name another folder with --dir.")
-        settings: dict[str, object] = {}
+        settings: dict[str, object] = {**size}
         if registry_binary:
             settings["registry_binary"] = str(registry_binary.resolve())
         if pg_bin:
@@ -124,8 +136,8 @@ class LabSites:
         lab.save()
         Authority(lab.pki)
         shared = node_files.gitlab_secrets()
-        for site in SITES:
-            node_files.write_node(lab, site, shared)
+        for site in lab.sites:
+            node_files.write_site(lab, site, shared)
         (lab.dir / "sites.yml").write_text(parameters.sites_file(lab))
         self.progress(f"PostgreSQL from {find_bin_dir(_text(lab.settings.get('pg_bin')))}: creating clusters")
         with ThreadPoolExecutor() as pool:
@@ -134,26 +146,30 @@ class LabSites:
             self.progress("main and tracking database: tables and records")
             repositories = seeding.seed_main(lab)
             seeding.seed_tracking(lab, repositories)
-            self.progress("secondary's main database: streaming replica")
+            self.progress(f"main database of {' and '.join(lab.secondaries)}: streaming replica")
             databases.replicate(lab)
             storage.result()
-        for cluster in databases.all_clusters(lab)[:3]:
+        for cluster in databases.supervised_clusters(lab):
             cluster.stop()  # their nodes supervise them from here on
-        self.progress("gitlab-ctl reconfigure on both sites")
+        self.progress("gitlab-ctl reconfigure on every node")
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda site: self.run(site, "gitlab-ctl", "reconfigure"), SITES))
+            list(pool.map(lambda node: self.run(node, "gitlab-ctl", "reconfigure"), lab.nodes))
         self._require_running()
         self.progress("replication: pushing images to the primary")
         try:
-            primary, secondary = (self.registry_client(site) for site in SITES)
-            seeding.prove_replication(primary, secondary, self.progress)
+            secondaries = {site: self.registry_client(site) for site in lab.secondaries}
+            seeding.prove_replication(self.registry_client("primary"), secondaries, self.progress)
             seeding.wait_until_verified(lab)
         except (RegistryError, OSError, TimeoutError) as problem:
-            raise LabError(f"The images of the primary do not reach the secondary: {problem}") from problem
+            raise LabError(f"The images of the primary do not reach every secondary: {problem}") from problem
         self.progress("keeping a pristine copy")
         self._stop()
-        pristine.keep(lab.dir, KEPT)
+        pristine.keep(lab.dir, self._kept)
         self._start()
+
+    @property
+    def _kept(self) -> list[str]:
+        return [*self.lab.nodes, "databases"]
 
     def start(self) -> None:
         """Start what does not run. Raises LabError when a port that is needed is taken by something else."""
@@ -180,28 +196,28 @@ class LabSites:
             raise LabError("The lab was never completed: there is no pristine copy. Use `down --purge` and `up`.")
         with self._locked():
             self._stop()
-            pristine.restore(self.lab.dir, KEPT)
+            pristine.restore(self.lab.dir, self._kept)
             (self.lab.dir / "commands.jsonl").unlink(missing_ok=True)
             self._refuse_taken_ports()
             self._start()
 
     def status(self) -> list[Service]:
-        """Every enabled service of both nodes, and the external databases."""
+        """Every enabled service of every node, and the external databases."""
         rows = []
-        for site in SITES:
-            root = self.lab.node_root(site)
-            ports = self._ports_by_service(site)
+        for node in self.lab.nodes:
+            root = self.lab.node_root(node)
+            ports = self._ports_by_service(node)
             for name in services.names(root):
                 if not services.enabled(root, name):
                     continue
-                rows.append(Service(site, name, services.status(root, name).pid is not None, ports.get(name, 0)))
-        for site, cluster in zip(SITES, databases.external_clusters(self.lab), strict=True):
+                rows.append(Service(node, name, services.status(root, name).pid is not None, ports.get(name, 0)))
+        for site, cluster in zip(self.lab.sites, databases.external_clusters(self.lab), strict=True):
             rows.append(Service(site, "external registry database", cluster.pid() is not None, cluster.port))
         return rows
 
-    def run(self, site: str, program: str, *arguments: str, timeout: float = 120) -> str:
-        """Run one of the node's programs (`gitlab-ctl`, …); its output. Raises LabError with the output's end."""
-        root = self.lab.node_root(site)
+    def run(self, node: str, program: str, *arguments: str, timeout: float = 120) -> str:
+        """Run one of a node's programs (`gitlab-ctl`, …); its output. Raises LabError with the output's end."""
+        root = self.lab.node_root(node)
         path = next(inside(root, f"/{path}") for path in node_files.PROGRAMS if path.endswith(f"/{program}"))
         command = [str(path), *arguments]
         environment = {**os.environ, "GEOREG_NODE_ROOT": str(root)}
@@ -210,15 +226,15 @@ class LabSites:
         )
         if done.returncode:
             output = (done.stdout + done.stderr).strip()[-3000:]
-            raise LabError(f"{site}: `{program} {' '.join(arguments)}` ended with {done.returncode}:\n{output}")
+            raise LabError(f"{node}: `{program} {' '.join(arguments)}` ended with {done.returncode}:\n{output}")
         return done.stdout
 
-    def registry_client(self, site: str) -> RegistryClient:
-        """A client of the site's registry, as root."""
+    def registry_client(self, site: str, node: str = "") -> RegistryClient:
+        """A client of the site's registry, as root; with `node`, of that node's own, past the load balancer."""
         ports = self.lab.ports
         return RegistryClient(
             f"https://127.0.0.1:{ports.gitlab(site)}",
-            f"https://127.0.0.1:{ports.registry(site)}",
+            f"http://127.0.0.1:{ports.registry_http(node)}" if node else f"https://127.0.0.1:{ports.registry(site)}",
             self.lab.pki / "ca.crt",
             token=Secrets(self.lab.secrets).gitlab_token,
         )
@@ -244,7 +260,7 @@ class LabSites:
     def _start(self) -> None:
         with ThreadPoolExecutor() as pool:
             external = pool.map(lambda cluster: cluster.start(), databases.external_clusters(self.lab))
-            list(pool.map(lambda site: self.run(site, "gitlab-ctl", "start"), SITES))
+            list(pool.map(lambda node: self.run(node, "gitlab-ctl", "start"), self.lab.nodes))
             list(external)
         self._require_running()
 
@@ -260,34 +276,37 @@ class LabSites:
             raise LabError("\n".join(texts))
 
     def _stop(self) -> None:
-        roots = [self.lab.node_root(site) for site in SITES]
+        roots = [self.lab.node_root(node) for node in self.lab.nodes]
         with ThreadPoolExecutor() as pool:
             list(pool.map(_stop_all_but_databases, roots))
-        for root in roots:  # the primary's database before its replica, which so receives everything
+        for root in roots:  # the primary's database before its replicas, which so receive everything
             services.stop(root, [name for name in services.names(root) if name in services.DATABASES])
         for cluster in databases.all_clusters(self.lab):
             cluster.stop()
         processes.end(self.lab)
 
-    def _ports_by_service(self, site: str) -> dict[str, int]:
+    def _ports_by_service(self, node: str) -> dict[str, int]:
         ports = self.lab.ports
+        if node not in self.lab.sites:
+            return {"registry": ports.registry_http(node)}
         return {
-            "registry": ports.registry_http(site),
-            "puma": ports.puma(site),
-            "nginx": ports.gitlab(site),
-            "postgresql": ports.postgresql(site),
-            "geo-postgresql": ports.geo_postgresql(),
+            "registry": ports.registry_http(node),
+            "puma": ports.puma(node),
+            "nginx": ports.gitlab(node),
+            "postgresql": ports.postgresql(node),
+            "geo-postgresql": ports.geo_postgresql(node),
         }
 
     def _refuse_taken_ports(self) -> None:
         ours = {service.port for service in (self.status() if self.lab.dir.exists() else ()) if service.running}
-        base = self.lab.ports.base
-        if not 1024 <= base < EPHEMERAL_START - 30:
-            raise LabError(f"Base port {base} is not between 1024 and {EPHEMERAL_START - 30}.")
-        for site in SITES:  # nginx listens on two
+        base, needed = self.lab.ports.base, self.lab.all_ports()
+        highest = EPHEMERAL_START - max(30, needed[-1] - base + 1)
+        if not 1024 <= base < highest:
+            raise LabError(f"Base port {base} is not between 1024 and {highest}.")
+        for site in self.lab.sites:  # nginx listens on two
             if self.lab.ports.gitlab(site) in ours:
                 ours.add(self.lab.ports.registry(site))
-        taken = [port for port in self.lab.ports.all() if port not in ours and not port_is_free(port)]
+        taken = [port for port in needed if port not in ours and not port_is_free(port)]
         if taken:
             names = ", ".join(map(str, taken))
             raise LabError(
@@ -307,6 +326,24 @@ class LabSites:
 
 def _stop_all_but_databases(root: Path) -> None:
     services.stop(root, [name for name in services.names(root) if name not in services.DATABASES])
+
+
+def _size(secondaries: int, registry_nodes: Mapping[str, int]) -> dict[str, object]:
+    """What lab.json holds of a grown lab. Raises LabError for what cannot be made."""
+    size: dict[str, object] = {}
+    if not 1 <= secondaries <= MOST_SECONDARIES:
+        raise LabError(f"{secondaries} secondaries cannot be made: 1 to {MOST_SECONDARIES}.")
+    if secondaries > 1:
+        size["secondaries"] = secondaries
+    known = Lab(Path(), settings=size).sites
+    for site, count in registry_nodes.items():
+        if site not in known or not 1 <= count <= MOST_REGISTRY_NODES:
+            raise LabError(
+                f"{count} registry nodes of {site!r} cannot be made: 1 to {MOST_REGISTRY_NODES}, of {', '.join(known)}."
+            )
+    if several := {site: count for site, count in registry_nodes.items() if count > 1}:
+        size["registry_nodes"] = several
+    return size
 
 
 def _text(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ PROGRAMS = {
 COMMON = """\
 external_url 'https://127.0.0.1:{gitlab}'
 registry_external_url 'https://127.0.0.1:{registry}'
-roles(['geo_{site}_role'])
+roles(['geo_{role}_role'])
 gitlab_rails['geo_node_name'] = '{site}'
 
 puma['port'] = {puma}
@@ -71,6 +72,19 @@ gitlab_rails['registry_notification_secret'] = '{notification_token}'
 # primary's read-only copy, and reconfigure would fail in migrating it (procedures 1.4, 4.4).
 NOT_PREFERRED = "\nregistry['database']['enabled'] = false\n"
 
+REGISTRY_ONLY = """\
+external_url 'https://127.0.0.1:{gitlab}'
+registry_external_url 'https://127.0.0.1:{registry}'
+
+# a host with a registry alone, behind the load balancer of its site
+gitlab_rails['enable'] = false
+puma['enable'] = false
+sidekiq['enable'] = false
+nginx['enable'] = false
+postgresql['enable'] = false
+registry['registry_http_addr'] = '127.0.0.1:{registry_http}'
+"""
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -97,20 +111,22 @@ class Secrets:
         return self.value(f"{site}-registry-database")
 
 
-def gitlab_rb(lab: Lab, site: str) -> str:
-    """The site's gitlab.rb: legacy metadata, Geo and registry replication set up. Source: procedures 2.1, 2.4."""
+def gitlab_rb(lab: Lab, site: str, node: str) -> str:
+    """The node's gitlab.rb: legacy metadata, Geo and registry replication set up. Source: procedures 2.1, 2.4."""
     ports, kept = lab.ports, Secrets(lab.secrets)
-    text = COMMON + (PRIMARY if site == "primary" else SECONDARY)
-    if site != "primary" and profile(lab.gitlab_version).database_default == "prefer":
+    text = PRIMARY if site == "primary" else SECONDARY
+    text = COMMON + text if node == site else REGISTRY_ONLY + (PRIMARY if site == "primary" else "")
+    if node == site != "primary" and profile(lab.gitlab_version).database_default == "prefer":
         text += NOT_PREFERRED
     return text.format(
         site=site,
+        role="primary" if site == "primary" else "secondary",
         gitlab=ports.gitlab(site),
         registry=ports.registry(site),
-        registry_http=ports.registry_http(site),
+        registry_http=ports.registry_http(node),
         puma=ports.puma(site),
         postgresql=ports.postgresql(site),
-        geo_postgresql=ports.geo_postgresql(),
+        geo_postgresql=ports.geo_postgresql(site),
         primary_registry=ports.registry("primary"),
         main_password=kept.value("main-database"),
         tracking_password=kept.value("tracking-database"),
@@ -133,10 +149,15 @@ def gitlab_secrets() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def write_node(lab: Lab, site: str, shared_secrets: str) -> None:
-    """Fill the node's root folder. `shared_secrets` is the text of gitlab-secrets.json."""
-    root, authority = lab.node_root(site), Authority(lab.pki)
-    _write(root, "/etc/gitlab/gitlab.rb", gitlab_rb(lab, site), 0o600)
+def write_site(lab: Lab, site: str, shared_secrets: str) -> None:
+    """Fill the root folders of the site's nodes. `shared_secrets` is the text of gitlab-secrets.json."""
+    for node in lab.registry_nodes(site):
+        _write_node(lab, site, node, shared_secrets)
+
+
+def _write_node(lab: Lab, site: str, node: str, shared_secrets: str) -> None:
+    root, authority = lab.node_root(node), Authority(lab.pki)
+    _write(root, "/etc/gitlab/gitlab.rb", gitlab_rb(lab, site, node), 0o600)
     _write(root, "/etc/gitlab/gitlab-secrets.json", shared_secrets, 0o600)
     _write(root, "/etc/gitlab/disable-postgresql-upgrade", "")
     certificate, key = authority.issue(site)
@@ -150,7 +171,12 @@ def write_node(lab: Lab, site: str, shared_secrets: str) -> None:
     )
     manifest = {"manifest_format": 2, "software": {}, "build_version": lab.gitlab_version}
     _write(root, "/opt/gitlab/version-manifest.json", json.dumps(manifest) + "\n")
-    inside(root, STORAGE).mkdir(parents=True, exist_ok=True)
+    storage = inside(root, STORAGE)
+    if node == site:
+        storage.mkdir(parents=True, exist_ok=True)
+    else:  # the same storage, as by a network file system
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        storage.symlink_to(os.path.relpath(inside(lab.node_root(site), STORAGE), storage.parent))
     write_programs(root)
 
 

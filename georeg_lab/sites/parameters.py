@@ -17,8 +17,8 @@ HEAD = """\
 
 def sites_file(lab: Lab) -> str:
     """Text of `sites.yml` for this lab. Paths below the project are relative to it, others absolute."""
-    primary, secondary = _site(lab, "primary"), _site(lab, "secondary")
-    return HEAD + yaml.safe_dump({"primary": primary, "secondaries": [secondary]}, sort_keys=False, width=120)
+    inventory = {"primary": _site(lab, "primary"), "secondaries": [_site(lab, site) for site in lab.secondaries]}
+    return HEAD + yaml.safe_dump(inventory, sort_keys=False, width=120)
 
 
 def _site(lab: Lab, site: str) -> dict[str, Any]:
@@ -46,11 +46,12 @@ def _site(lab: Lab, site: str) -> dict[str, Any]:
         },
         "nodes": [
             {
-                "name": f"{site}-node",
-                "roles": ["rails", "sidekiq", "registry", "postgres"],
+                "name": f"{site}-node" if node == site else node,
+                "roles": ["rails", "sidekiq", "registry", "postgres"] if node == site else ["registry"],
                 "connection": "local",
-                "root": f"{folder}/{site}",
+                "root": f"{folder}/{node}",
             }
+            for node in lab.registry_nodes(site)
         ],
     }
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from georeg_lab.layout import SITES, Lab
+from georeg_lab.layout import Lab
 
 
 def processes_of(lab: Lab) -> list[int]:
@@ -18,7 +18,7 @@ def processes_of(lab: Lab) -> list[int]:
     They have `--root <node root>` or a data directory of the lab among their arguments, or GEOREG_NODE_ROOT in their
     environment (what georeg started on a node, jobs included). The caller and its ancestors are left out.
     """
-    roots = {os.fsencode(lab.node_root(site)) for site in SITES}
+    roots = {os.fsencode(lab.node_root(node)) for node in lab.nodes}
     spared = set(_ancestors(os.getpid()))
     found = []
     for entry in Path("/proc").iterdir():

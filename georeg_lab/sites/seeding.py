@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from georeg_lab import images
 from georeg_lab.layout import Lab, inside
@@ -45,7 +45,7 @@ def seed_main(lab: Lab) -> dict[str, int]:
         schema.create_main(main)
         schema.add_license(main)
         schema.add_user(main, "root", kept.gitlab_token, admin=True)
-        for site in ("primary", "secondary"):
+        for site in lab.sites:
             schema.add_site(main, site, f"https://127.0.0.1:{ports.gitlab(site)}", primary=site == "primary")
         for path in images.projects():
             schema.add_project(main, path)
@@ -62,10 +62,15 @@ def seed_main(lab: Lab) -> dict[str, int]:
 
 
 def seed_tracking(lab: Lab, repositories: dict[str, int]) -> None:
-    """Make the tables of the tracking database, with the catalog synced and verified."""
-    password = Secrets(lab.secrets).value("tracking-database")
+    """Make the tables of each tracking database, with the catalog synced and verified."""
     checksums = repository_checksums()
-    with connect(lab.ports.geo_postgresql(), TRACKING, "gitlab_geo", password) as tracking, tracking.transaction():
+    for site in lab.secondaries:
+        _seed_tracking(lab, site, repositories, checksums)
+
+
+def _seed_tracking(lab: Lab, site: str, repositories: dict[str, int], checksums: dict[str, str]) -> None:
+    password, port = Secrets(lab.secrets).value("tracking-database"), lab.ports.geo_postgresql(site)
+    with connect(port, TRACKING, "gitlab_geo", password) as tracking, tracking.transaction():
         schema.create_tracking(tracking)
         for path, number in repositories.items():
             tracking.execute(
@@ -77,8 +82,8 @@ def seed_tracking(lab: Lab, repositories: dict[str, int]) -> None:
 
 
 def seed_storage(lab: Lab) -> None:
-    """Write the catalog into the storage of both registries."""
-    source, target = (inside(lab.node_root(site), STORAGE) for site in ("primary", "secondary"))
+    """Write the catalog into the storage of every site."""
+    source, *targets = (inside(lab.node_root(site), STORAGE) for site in lab.sites)
     for seed in images.catalog():
         images.write_legacy(source, seed)
     if profile(lab.gitlab_version).database_default == "prefer":
@@ -86,31 +91,36 @@ def seed_storage(lab: Lab) -> None:
         lock = source / FILESYSTEM_IN_USE
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.write_text('{"version":1}')
-    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
+    for target in targets:
+        subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
 
 
 def prove_replication(
-    primary: RegistryClient, secondary: RegistryClient, progress: Callable[[str], None], timeout: float = 120
+    primary: RegistryClient,
+    secondaries: Mapping[str, RegistryClient],
+    progress: Callable[[str], None],
+    timeout: float = 120,
 ) -> None:
-    """Push images to the primary and wait until notification, event and sync have brought them to the secondary.
+    """Push images to the primary and wait until notification, event and sync have brought them to each secondary.
 
     Raises TimeoutError naming what did not arrive.
     """
     for seed in images.pushed():
         primary.push(seed.repository, seed.image, *seed.tags)
-    missing = images.tags_of(images.pushed())
-    progress(f"{len(missing)} tags pushed to the primary, waiting for them on the secondary")
-    end = time.monotonic() + timeout
-    while missing:
-        missing = {key: digest for key, digest in missing.items() if secondary.digest(*key) != digest}
-        if missing and time.monotonic() > end:
-            names = ", ".join(f"{repository}:{tag}" for repository, tag in missing)
-            raise TimeoutError(f"Not replicated to the secondary within {timeout:g} s: {names}")
-        time.sleep(0.5 if missing else 0)
+    pushed, end = images.tags_of(images.pushed()), time.monotonic() + timeout
+    for name, secondary in secondaries.items():
+        missing = pushed
+        progress(f"{len(missing)} tags pushed to the primary, waiting for them on the {name}")
+        while missing:
+            missing = {key: digest for key, digest in missing.items() if secondary.digest(*key) != digest}
+            if missing and time.monotonic() > end:
+                names = ", ".join(f"{repository}:{tag}" for repository, tag in missing)
+                raise TimeoutError(f"Not replicated to the {name} within {timeout:g} s: {names}")
+            time.sleep(0.5 if missing else 0)
 
 
 def wait_until_verified(lab: Lab, timeout: float = 60) -> None:
-    """Wait until Geo has synced and verified everything. Raises TimeoutError naming the repositories that are not."""
+    """Wait until Geo has synced and verified everything everywhere. Raises TimeoutError naming what is not."""
     password = Secrets(lab.secrets).value("tracking-database")
     query = (
         "SELECT container_repository_id, state, verification_state, last_sync_failure, verification_failure"
@@ -119,8 +129,9 @@ def wait_until_verified(lab: Lab, timeout: float = 60) -> None:
         f" OR (SELECT count(*) FROM file_registry) < {UPLOADS} ORDER BY id"
     )
     end = time.monotonic() + timeout
-    with connect(lab.ports.geo_postgresql(), TRACKING, "gitlab_geo", password) as tracking:
-        while rows := tracking.execute(query.encode()).fetchall():
-            if time.monotonic() > end:
-                raise TimeoutError(f"Geo did not verify these container repositories within {timeout:g} s: {rows}")
-            time.sleep(0.5)
+    for site in lab.secondaries:
+        with connect(lab.ports.geo_postgresql(site), TRACKING, "gitlab_geo", password) as tracking:
+            while rows := tracking.execute(query.encode()).fetchall():
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{site}: not verified by Geo within {timeout:g} s: {rows}")
+                time.sleep(0.5)

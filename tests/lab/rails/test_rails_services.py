@@ -236,7 +236,7 @@ def test_psql_reads_its_password_from_a_file(cluster: Cluster, pair: Pair, tmp_p
     values = environment(Path(argv[0]).parent, extra)
     done = subprocess.run(argv, capture_output=True, text=True, env=values, check=False)
     assert (done.stdout, done.stderr) == (f"{MAIN}|f\n", "")
-    argv, _ = psql.command(pair.roots["primary"], ["-d", "postgres", "-tAc", "SELECT 1"], geo=True)
+    argv, _ = psql.command(pair.roots["secondary"], ["-d", "postgres", "-tAc", "SELECT 1"], geo=True)
     assert argv.count("-d") == 1
     assert str(Ports(base).geo_postgresql()) in argv
 
