@@ -8,15 +8,17 @@ from typing import Any
 from georeg_nb.ledger import RunVerdict
 
 _JUNIT = {"passed": "passed", "done": "passed", "no-op": "passed", "warning": "passed"}
+_IMAGES = {"equal": "passed", "accepted": "skipped", "in flight": "skipped", "on both": "skipped"}
 _JUNIT_FAILED = {"failed", "timed out", "interrupted"}
 
 
 def junit_suites(
     verdict: RunVerdict, images: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[dict[str, str]]]:
-    """One suite per section: its checks and its steps as cases; and one per comparison: its repositories as cases.
+    """One suite per section: its checks and its steps as cases; and one per comparison: its repositories as cases, and
+    one of its single differences.
 
-    `images`: name of a comparison → its rows, each with `repository` and `verdict`.
+    `images`: name of a table → its rows, each with `repository` and `verdict`, and of a difference also with `tag`.
     """
     suites: dict[str, list[dict[str, str]]] = {}
     for result in verdict.checks:
@@ -29,8 +31,8 @@ def junit_suites(
     for name, rows in images.items():
         suites[name] = [
             {
-                "name": str(row["repository"]),
-                "outcome": "passed" if row["verdict"] == "equal" else "failed",
+                "name": ":".join(str(row[key]) for key in ("repository", "tag") if row.get(key)),
+                "outcome": _IMAGES.get(row["verdict"], "failed"),
                 "message": ", ".join(f"{column}: {value}" for column, value in row.items() if column != "repository"),
             }
             for row in rows

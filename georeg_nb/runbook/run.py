@@ -149,8 +149,9 @@ class Run:
         return summary
 
     def _comparisons(self) -> dict[str, list[dict[str, Any]]]:
-        """Tables per repository of the checks that compare the sites."""
+        """Tables per repository of the checks that compare the sites, and of their single differences."""
         names = [check.name for section in self.scenario for check in section.procedure.all_checks if check.verifies]
+        names += sorted(path.stem for path in self.record.path.glob("tables/differences*.json"))
         tables = {name: self.record.read_table(name) for name in names if self.record.has_table(name)}
         return {name: rows for name, rows in tables.items() if rows and {"repository", "verdict"} <= rows[0].keys()}
 

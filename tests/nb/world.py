@@ -89,6 +89,9 @@ class FakeNode:
         self.started: list[str] = []
         self.readonly = False
 
+    def close(self) -> None:
+        pass
+
     def read_only_view(self) -> FakeNode:
         view = object.__new__(FakeNode)
         view.__dict__ = {**self.__dict__, "readonly": True}
@@ -161,7 +164,6 @@ class FakeRegistry:
 
     def __init__(self, site: FakeSite) -> None:
         self.site = site
-        self.served: dict[tuple[str, str], str] = {}  # what it serves in place of what it keeps
 
     @property
     def _tags(self) -> dict[tuple[str, str], str]:
@@ -172,6 +174,8 @@ class FakeRegistry:
         return Identity("4.32.0", None if mode == "silent" else mode == "database", "")
 
     def catalog(self) -> Iterator[str]:
+        if self.site.silent:
+            raise HttpRefused("GET /v2/_catalog answered 401", status=401)
         yield from sorted({path for path, _ in self._tags})
 
     def tags(self, path: str) -> list[str]:
@@ -181,7 +185,7 @@ class FakeRegistry:
         return self._tags.get((path, reference))
 
     def head(self, path: str, reference: str) -> Head | None:
-        digest = self.served.get((path, reference)) or self._tags.get((path, reference))
+        digest = self.site.served.get((path, reference)) or self._tags.get((path, reference))
         return Head(digest, MANIFEST_TYPES[0]) if digest else None
 
     def manifest(self, path: str, reference: str) -> Manifest | None:
@@ -382,6 +386,8 @@ class FakeSite(Site):
         self.missing: set[str] = set()
         self.payloads: dict[str, bytes] = {}
         self.process_mode = ""
+        self.served: dict[tuple[str, str], str] = {}  # what its registry serves in place of what it keeps
+        self.silent = False  # its registry lets nobody list
         self.ignores_read_only = False
         self.version = "18.7.7-ee"
         self.answers_as = name
