@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 from georeg_nb import gitlab_rb, redaction
-from georeg_nb.errors import NodeFileMissing, StepFailed
+from georeg_nb.errors import GeoregError, NodeFileMissing, StepFailed
 from georeg_nb.gitlab_api import GitLabAPI
 from georeg_nb.http import Route
 from georeg_nb.metadata_db import MetadataDB
@@ -193,14 +193,34 @@ class Site:
         differences: Callable[[Omnibus], list[str]],
         *roles: str,
         patience: float = 90,
+        every: bool = False,
     ) -> None:
         """Put or remove georeg's blocks on every node of these roles, one node after the other, each as a unit.
 
-        `differences` lists what a node does not show yet. Raises StepFailed; the node that failed was put back.
+        `differences` lists what a node does not show yet. Raises StepFailed naming the node, which was put back; the
+        nodes after it are not changed, unless `every`: then the others are, and what failed is said afterwards. A file
+        that another tool owns is not written: it must show the change already.
         """
+        failures: list[GeoregError] = []
         for package in self.packages(*roles):
-            edit = partial(gitlab_rb.edit, changes=changes(package) if callable(changes) else changes)
-            package.change(f"{self.name}-{step}", edit, partial(differences, package), patience=patience)
+            try:
+                blocks = changes(package) if callable(changes) else changes
+                if self.is_manual(package.node):
+                    _require_by_hand(package.node, blocks, differences(package))
+                    continue
+                edit = partial(gitlab_rb.edit, changes=blocks)
+                package.change(f"{self.name}-{step}", edit, partial(differences, package), patience=patience)
+            except GeoregError as error:
+                error.node = error.node or package.node.name
+                if not every:
+                    raise
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            remedies = "; ".join(dict.fromkeys(error.remedy for error in failures if error.remedy))
+            messages = "\n  ".join(f"{error.node}: {error.message}" for error in failures)
+            raise StepFailed(messages, remedy=remedies, site=self.name)
 
     def leftovers(self) -> list[str]:
         """What runs that were killed left on the nodes and nobody needs once every step is done."""
@@ -233,6 +253,18 @@ class Site:
         for name in ("gitlab", "registry"):  # the view makes its own, which refuse changes too
             view.__dict__.pop(name, None)
         return view
+
+
+def _require_by_hand(node: Node, blocks: Mapping[str, str | None], left: list[str]) -> None:
+    if left:
+        what = " and ".join(
+            f"{'remove' if body is None else 'set'} what is named {name}" for name, body in blocks.items()
+        )
+        raise StepFailed(
+            f"another tool owns {gitlab_rb.PATH}, and {'; '.join(left)}",
+            remedy=f"on {node.name}, {what} by that tool, reconfigure, and run this again",
+            node=node.name,
+        )
 
 
 class Sites:

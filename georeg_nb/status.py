@@ -67,9 +67,10 @@ def _answers(site: Any, changing: bool) -> dict[str, str]:
     if not (changing or state.read_only_nodes(site) or (begun and not begun.closed)):
         return {}
     try:
-        return {name: "REFUSED" if refused else "accepted" for name, refused in window.upload_answers(site).items()}
+        answers = window.upload_answers(site)
+        return {name: {"refused": "REFUSED"}.get(answer, answer) for name, answer in answers.items()}
     except GeoregError:
-        return {node.name: "no answer" for node in site.registry_nodes}
+        return {node.name: window.NO_ANSWER for node in site.registry_nodes}
 
 
 def _node(site: str, name: str, config: Any, answer: str | None) -> dict[str, str]:
@@ -84,8 +85,10 @@ def _node(site: str, name: str, config: Any, answer: str | None) -> dict[str, st
 
 
 def _pushes(configured: str, answer: str | None) -> str:
-    if answer in (None, configured):
+    if answer is None or answer == configured:
         return configured
+    if answer.startswith(window.NO_ANSWER):
+        return f"{answer}; by config.yml: {configured}"
     return f"{answer} (by config.yml, which the registry has not taken up yet: {configured})"
 
 

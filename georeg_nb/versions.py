@@ -166,7 +166,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "gitlab",
         since(18, 3),
         "version: postgresql['registry'] is a setting from here on; below it is an unknown key",
-        ("import_metadata.prepare.database_block",),
+        ("import_metadata.blocks.database_block",),
         "procedures 2.3 notes, 3.2",
         "run",
     ),

@@ -170,7 +170,7 @@ class HoldImageSync(Step):
         site.keep.remove("hold")
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe(site)
+        return state.describe_all(site)
 
 
 def _set_hold(site: Site, job: str, setting: str | None) -> None:
@@ -189,11 +189,20 @@ def _set_hold(site: Site, job: str, setting: str | None) -> None:
 
 
 def by_hand(site: Site, changes: dict[str, str | None], *roles: str) -> str | None:
-    """The instruction for nodes whose gitlab.rb another tool owns; None when there are none of these roles."""
-    nodes = [node for node in site.with_role(*roles) if site.is_manual(node)]
-    if not nodes:
+    """The instruction where another tool owns the gitlab.rb of a node; None when there is none of these roles.
+
+    It is for every node of the roles: they change in one step, and a step is done either by georeg or by hand.
+    """
+    nodes = site.with_role(*roles)
+    owned = [node.name for node in nodes if site.is_manual(node)]
+    if not owned:
         return None
     lines = [f"On {', '.join(node.name for node in nodes)}, with the tool that owns {gitlab_rb.PATH}:"]
+    if len(owned) < len(nodes):
+        lines = [
+            f"Another tool owns {gitlab_rb.PATH} on {', '.join(owned)}, so this is done by hand on every node of the "
+            f"site: {', '.join(node.name for node in nodes)}."
+        ]
     for concern, body in changes.items():
         if body is None:
             lines.append(f"  remove what was set for {concern}")
@@ -303,7 +312,7 @@ class ReleaseImageSync(Step):
         _set_hold(site, f"{self.name}-undo", HOLD_SETTING)
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe(site)
+        return state.describe_all(site)
 
 
 class ResyncEverything(Step):
@@ -371,7 +380,7 @@ class ResyncEverything(Step):
         return passed(f"{len(records)} repositories synced since the release", "all")
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe(site)
+        return state.describe_all(site)
 
 
 def _time_of(site: Site) -> str:

@@ -8,14 +8,15 @@ first refused, what the tags were then) are kept on it as small files (`site.kee
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import GeoregError
 from georeg_nb.omnibus import BUNDLED_DATABASE, Lockfiles, Omnibus, RegistryConfig
+from georeg_nb.registry_api import RegistryAPI
 from georeg_nb.runbook import Change
 from georeg_nb.site import Site
 from georeg_nb.verification import Comparison, accept_losses, compare_tags
@@ -23,6 +24,8 @@ from georeg_nb.verification import Comparison, accept_losses, compare_tags
 HOLD = "hold-image-sync"
 DATABASE = "registry-database"
 READ_ONLY = "registry-read-only"
+
+Answer = TypeVar("Answer")
 
 Tags = Mapping[tuple[str, str], str]  # (repository, tag) → digest ("" where the registry cannot tell it)
 
@@ -62,6 +65,16 @@ def on_own_database(site: Site) -> bool:
     return bool(configs) and all(c is not None and c.mode == "database" and is_ours(c, site) for c in configs)
 
 
+def is_switching(site: Site) -> bool:
+    """The switch was begun and is not finished: some registry nodes work on the database, others in the storage still.
+
+    Harmless as long as every node refuses pushes; step enable-database ends it.
+    """
+    configs = [config for _, config in registry_configs(site)]
+    moved = [c is not None and c.mode == "database" and is_ours(c, site) for c in configs]
+    return any(moved) and not all(moved) and bool(site.keep.load("enabled")) and open_window(site) is not None
+
+
 def is_connected(site: Site) -> bool:
     """Every registry node knows the connection to the site's own database, whether it works on it or not."""
     configs = [config for _, config in registry_configs(site)]
@@ -76,6 +89,28 @@ def is_legacy(site: Site) -> bool:
     if modes == {"legacy"}:
         return True
     return modes <= {"legacy", "prefer"} and bool(modes) and site.registry.identity().database is False
+
+
+def at_each_node(site: Site, question: Callable[[RegistryAPI], Answer]) -> dict[str, Answer]:
+    """What the registry of each node answers, by the node's name. Raises what the first raises, naming the node."""
+    answers = {}
+    for node in site.registry_nodes:
+        try:
+            answers[node.name] = question(site.registry_at(node))
+        except GeoregError as error:
+            error.node = error.node or node.name
+            raise
+    return answers
+
+
+def running_on_database(site: Site) -> dict[str, bool | None]:
+    """Node → whether its running registry says that it works on a database; None where it does not say.
+
+    Where there is only one it is asked at the site's public address, which so is seen to be its own.
+    """
+    if len(site.registry_nodes) == 1:
+        return {site.registry_nodes[0].name: site.registry.identity().database}
+    return at_each_node(site, lambda registry: registry.identity().database)
 
 
 def read_only_nodes(site: Site) -> list[str]:
@@ -99,21 +134,46 @@ def block_there(site: Site, concern: str) -> bool:
 
 
 def describe(site: Site) -> str:
-    """What a person must know about the site's registry: mode, whether pushes are refused, and running jobs."""
-    try:
-        configs = [config for _, config in registry_configs(site) if config]
-        modes = {config.mode for config in configs}
-        read_only = read_only_nodes(site)
-        parts = [f"registry in {' and '.join(sorted(modes)) or 'unknown'} mode"]
+    """What a person must know about the site's registry: mode, whether pushes are refused, and running jobs.
+
+    A node that cannot be read is named, and does not hide what the others say.
+    """
+    modes: dict[str, list[str]] = {}
+    read_only, jobs, parts, unread = [], [], [], []
+    for package in site.packages():
+        node = package.node
+        try:
+            config = package.registry_config() if "registry" in node.roles else None
+            if config:
+                modes.setdefault(config.mode, []).append(node.name)
+                read_only += [node.name] if config.read_only else []
+            jobs += [f"{job.name} on {node.name}" for job in node.jobs() if job.state == "running"]
+        except GeoregError as error:
+            unread.append(f"the state of {node.name} could not be read ({error.message})")
+    if len(modes) > 1:
+        parts.append("; ".join(f"registry in {mode} mode on {', '.join(names)}" for mode, names in modes.items()))
+    elif modes:
+        parts.append(f"registry in {next(iter(modes))} mode")
+    if modes:
         parts.append(f"READ-ONLY on {', '.join(read_only)}: pushes are refused" if read_only else "pushes are accepted")
-        if site.role == "secondary":
-            parts.append("image sync is held" if is_held(site) else "image sync goes on")
-        jobs = [f"{job.name} on {node.name}" for node in site.nodes for job in node.jobs() if job.state == "running"]
-        if jobs:
-            parts.append(f"running by itself: {', '.join(jobs)}")
-        return f"{site.name}: {', '.join(parts)}"
-    except GeoregError as error:
-        return f"{site.name}: its state could not be read ({error.message})"
+    if site.role == "secondary":
+        parts.append(_sync_state(site))
+    if jobs:
+        parts.append(f"running by itself: {', '.join(jobs)}")
+    return f"{site.name}: {', '.join([*filter(None, parts), *unread])}"
+
+
+def _sync_state(site: Site) -> str:
+    try:
+        return "image sync is held" if is_held(site) else "image sync goes on"
+    except GeoregError:
+        return ""  # the node is named already
+
+
+def describe_all(site: Site) -> str:
+    """The same of every site, this one first: what one site's failure leaves the others in."""
+    others = [other for other in site.sites.all if other.name != site.name]
+    return "; ".join(describe(one) for one in (site, *others))
 
 
 # the read-only window

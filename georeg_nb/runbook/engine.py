@@ -287,7 +287,10 @@ class Engine:
         if jobs:
             advice.append(f"Goes on by itself: {', '.join(jobs)}")
         return kind(
-            f"{ref.id} {outcome}: {message}", remedy="\n  ".join(line for line in advice if line), site=ref.site.name
+            f"{ref.id} {outcome}: {message}",
+            remedy="\n  ".join(line for line in advice if line),
+            site=ref.site.name,
+            node=getattr(error, "node", ""),
         )
 
     def _advice(self, ref: Ref) -> list[str]:

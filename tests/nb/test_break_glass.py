@@ -15,7 +15,7 @@ from georeg_nb import gitlab_rb, redaction
 from georeg_nb.procedures import shell, state
 from georeg_nb.procedures.hold_sync import HOLD_SETTING
 from georeg_nb.procedures.import_metadata import by_hand
-from georeg_nb.procedures.import_metadata.prepare import database_block
+from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.runbook import Step
 from georeg_nb.runbook.break_glass import NAME, ON_NODE
 from georeg_nb.runbook.by_hand import ByHand, Paste

@@ -10,6 +10,7 @@ from georeg_nb.runbook import Finding, check, expect, failed, later, not_applica
 from georeg_nb.site import Site
 
 MOVED = "the registry works on its database already"
+SWITCHING = "some nodes work on the database already: step enable-database ends the switch"
 
 
 def import_job(site: Site) -> str:
@@ -34,7 +35,9 @@ def _unless_moved(question: Callable[[Site], Finding]) -> Callable[[Site], Findi
     """A question that only matters before the site has moved."""
 
     def asked(site: Site) -> Finding:
-        return not_applicable(MOVED) if state.on_own_database(site) else question(site)
+        if state.on_own_database(site):
+            return not_applicable(MOVED)
+        return not_applicable(SWITCHING) if state.is_switching(site) else question(site)
 
     asked.__name__, asked.__doc__ = question.__name__, question.__doc__
     return asked
@@ -202,10 +205,11 @@ def nobody_else_connected(site: Site) -> Finding:
 @_unless_moved
 def registry_is_legacy(site: Site) -> Finding:
     """By configuration and by what the running process says."""
-    enabled = site.registry.identity().database
+    enabled = state.running_on_database(site)
     configured = "legacy" if state.is_legacy(site) else "not legacy"
+    running = sorted({"database" if value else "legacy" for value in enabled.values()})
     return expect(
-        f"configured: {configured}; running: {'database' if enabled else 'legacy'}",
+        f"configured: {configured}; running: {' and '.join(running)}",
         "configured: legacy; running: legacy",
         remedy="reconfigure the nodes; if the registry works on another database, this runbook is not for it",
     )

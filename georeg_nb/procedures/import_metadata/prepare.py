@@ -14,6 +14,7 @@ from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
+from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
@@ -68,28 +69,6 @@ def _age(kept: dict[str, Any]) -> timedelta:
     except ValueError:
         return timedelta.max
     return datetime.now(UTC) - (when if when.tzinfo else when.replace(tzinfo=UTC))
-
-
-def database_block(site: Site, *, enabled: bool, password: str | None = None) -> str:
-    """The whole hash of the site's external database, and no second copy of it in the bundled server (procedures
-    2.3).
-    """
-    database = site.parameters.database
-    settings = [
-        gitlab_rb.external_database(
-            enabled=enabled,
-            host=database.host,
-            port=database.port,
-            user=database.user,
-            password=database.password.resolve().reveal() if password is None else password,
-            dbname=database.name,
-            sslmode=database.sslmode,
-            sslrootcert=database.node_sslrootcert,
-        )
-    ]
-    if site.profile.supports("bundled-registry-database"):
-        settings.append(gitlab_rb.assignment("postgresql", ["registry", "auto_create"], False))
-    return "\n".join(settings)
 
 
 class ConnectDatabase(ImportStep):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
@@ -12,7 +12,7 @@ from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
-from georeg_nb.procedures.import_metadata.prepare import database_block
+from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
@@ -25,8 +25,11 @@ WAY_BACK = timedelta(
 
 
 class EnableDatabase(ImportStep):
-    """The registry works on its database, and pushes are accepted again: one reconfigure. Source: procedures 2.6 step
-    5.
+    """The registry works on its database, and pushes are accepted again. Source: procedures 2.6 step 5.
+
+    On one registry node that is one reconfigure. Of several, each is switched first, still refusing pushes, and only
+    when all work on the database are pushes let in, one node after the other: a push into the database would be
+    unknown to a node that still reads the storage, and one into the storage would be lost.
     """
 
     name = "enable-database"
@@ -38,16 +41,30 @@ class EnableDatabase(ImportStep):
     def is_done(self, site: Site) -> bool | Done:
         if not state.on_own_database(site) or state.read_only_nodes(site):
             return False
-        return Done("enabled, and so says the registry") if site.registry.identity().database else False
+        said = state.running_on_database(site)
+        return Done("enabled, and so says the registry") if all(said.values()) else False
 
     def manual(self, site: Site) -> str | None:
-        return by_hand(site, self._blocks(site), "registry")
+        instruction = by_hand(site, self._blocks(site), "registry")
+        if instruction is None or len(site.registry_nodes) == 1:
+            return instruction
+        return (
+            "In two rounds over all registry nodes. First set the database on every node and leave the registry "
+            f"read-only; remove what was set for {state.READ_ONLY} only when every node works on its database: a push "
+            f"in between would be lost.\n{instruction}"
+        )
 
     def plan(self, site: Site) -> Plan:
+        changes = state.file_changes(site, self._blocks(site), "registry")
+        rounds = ""
+        if len(site.registry_nodes) > 1:
+            rounds = "two rounds over the nodes: all are switched first, then pushes are let in on each; "
+            nodes = [package.node.name for package in site.packages("registry")]
+            changes += [Change("command", name, after="gitlab-ctl reconfigure (second round)") for name in nodes]
         return Plan(
-            state.file_changes(site, self._blocks(site), "registry"),
-            duration="1 to 5 min",
-            note="with the first push after this the quick way back is closed; a day later online garbage "
+            changes,
+            duration="1 to 5 min" + (" for each node and round" if rounds else ""),
+            note=f"{rounds}with the first push after this the quick way back is closed; a day later online garbage "
             "collection begins "
             "to remove manifests from the storage, and then only the backup leads back",
         )
@@ -59,18 +76,30 @@ class EnableDatabase(ImportStep):
                 raise window.gave_up(site, StepFailed("the import is not proved", site=site.name))
             site.keep.save("enabled", {"at": state.stamp(), "window": proved["window"]})
         try:
-            site.change_gitlab_rb(self.name, self._blocks(site), self._differences(site), "registry")
+            if len(site.registry_nodes) > 1 and not state.on_own_database(site):
+                blocks: dict[str, str | None] = {state.DATABASE: database_block(site, enabled=True)}
+                shows = self._differences(site, window.shows_read_only)
+                site.change_gitlab_rb(f"{self.name}-switch", blocks, shows, "registry")
+                if (refused := window.refused_everywhere(site)).failed:
+                    raise StepFailed(refused.found, remedy=refused.remedy, site=site.name)
+            shows = self._differences(site, window.shows_writable)
+            site.change_gitlab_rb(self.name, self._blocks(site), shows, "registry")
         except (CommandTimeout, JobLost):
             raise
         except GeoregError as error:
             raise self._fell_back(site, error) from error
         window.close(site, "migrated")
 
+    def attested(self, site: Site, attestation: dict[str, str]) -> None:
+        super().attested(site, attestation)
+        if (proved := state.proof(site)) is not None:
+            site.keep.save("enabled", {"at": proved["at"], "window": proved["window"]})
+
     @staticmethod
-    def _differences(site: Site) -> Any:
+    def _differences(site: Site, pushes: Callable[[Omnibus], list[str]]) -> Callable[[Omnibus], list[str]]:
         def differences(package: Omnibus) -> list[str]:
             config = package.registry_config()
-            wrong = window.shows_writable(package)
+            wrong = pushes(package)
             if config is None or config.mode != "database" or not state.is_ours(config, site):
                 wrong.append("config.yml does not enable the database")
             elif not wrong and not site.registry_at(package.node).identity().database:
@@ -82,22 +111,35 @@ class EnableDatabase(ImportStep):
     @staticmethod
     def _fell_back(site: Site, error: GeoregError) -> StepFailed:
         """gitlab.rb was put back: legacy. Say so if anything was pushed into the database in the meantime."""
-        if state.on_own_database(site):  # it could not be put back, so nothing else may be touched
-            return StepFailed(error.message, remedy=error.remedy, site=site.name)
+        try:
+            if state.on_own_database(site):  # it could not be put back, so nothing else may be touched
+                return StepFailed(error.message, remedy=error.remedy, site=site.name, node=error.node)
+        except GeoregError as second:  # a node that cannot be read: nobody is let in before it is known
+            return StepFailed(
+                f"{error.message}\n  the other nodes were left as they are: {second}",
+                remedy="when it can be reached again, run this again: it goes on from there",
+                site=site.name,
+                node=error.node,
+            )
         kept = site.keep.load("enabled") or {}
         pushed: set[tuple[str, str]] = set()
         if kept.get("at"):
             pushed = site.metadata_db.pushed_since(datetime.fromisoformat(kept["at"]))
-        site.keep.remove("enabled")
         if pushed:
             names = ", ".join(sorted(":".join(key) for key in pushed)[:5])
             error.message += f"\n  {len(pushed)} tags were pushed in the meantime and are only in the database: {names}"
         return window.gave_up(site, error)
 
     def verify(self, site: Site) -> list[Finding]:
-        enabled = [site.registry_at(node).identity().database for node in site.registry_nodes]
-        found = "; ".join("database" if value else "legacy" for value in enabled)
-        header = passed(found, "database") if all(enabled) else failed(found, "database", remedy="restart the registry")
+        enabled = state.at_each_node(site, lambda registry: registry.identity().database)
+        several = len(enabled) > 1
+        found = "; ".join(
+            ("database" if value else "legacy") + (f" on {node}" if several else "") for node, value in enabled.items()
+        )
+        if all(enabled.values()):
+            header = passed(found, "database")
+        else:
+            header = failed(found, "database", remedy="restart the registry")
         files = state.lockfiles(site)
         if files.filesystem:
             lock = failed(str(files), "no filesystem-in-use", remedy="remove it: an enforcing registry would not start")
@@ -147,8 +189,10 @@ def back_to_legacy(site: Site) -> None:
         site.change_gitlab_rb("back-0", {state.READ_ONLY: None}, window.shows_writable, "registry")
         raise
     window.restore_lockfiles(site, state.window(site))
-    blocks = {state.DATABASE: database_block(site, enabled=False), state.READ_ONLY: None}
-    site.change_gitlab_rb("back-2", blocks, window.shows_writable, "registry")
+    legacy = {state.DATABASE: database_block(site, enabled=False)}
+    if len(site.registry_nodes) > 1:  # no node takes a push before every node is back
+        site.change_gitlab_rb("back-legacy", legacy, window.shows_legacy, "registry")
+    site.change_gitlab_rb("back-2", {**legacy, state.READ_ONLY: None}, window.shows_writable, "registry")
     site.keep.remove("enabled")
     window.close(site, "given up")
 

@@ -11,19 +11,21 @@ from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, method, prediction
+from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.procedures.state import Window
 from georeg_nb.runbook import Done, Finding, Plan, Step, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 LOCKFILE = b'{"version":1}'
+NO_ANSWER = "no answer"
 
 
 class ImportStep(Step):
     """A step of an import: after a failure it says whether pushes are refused."""
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe(site)
+        return state.describe_all(site)
 
 
 # proofs
@@ -36,31 +38,36 @@ def probe_repository(site: Site) -> str:
     return next(iter(site.registry.catalog()), "")
 
 
-def upload_answers(site: Site) -> dict[str, bool]:
-    """Node → whether its registry refused an upload as read-only (405). An accepted one is cancelled at once."""
+def upload_answers(site: Site) -> dict[str, str]:
+    """Node → "refused" where its registry refused an upload as read-only (405), "accepted" (and then cancelled at
+    once), or "no answer" with what went wrong.
+    """
     path = probe_repository(site)
-    return {node.name: _refuses(site, node, path) for node in site.registry_nodes}
+    return {node.name: _answer(site, node, path) for node in site.registry_nodes}
 
 
-def _refuses(site: Site, node: Node, path: str) -> bool:
-    return site.registry_at(node).probe_write(path) == "refused"
+def _answer(site: Site, node: Node, path: str) -> str:
+    try:
+        return site.registry_at(node).probe_write(path)
+    except GeoregError as error:
+        return f"{NO_ANSWER} ({error.message.splitlines()[0]})"
 
 
 def refused_everywhere(site: Site) -> Finding:
     """Proof that pushes are refused, on every registry node (procedures 4.3: config.yml alone is none)."""
-    return _proof(site, upload_answers(site), wanted=True)
+    return _proof(upload_answers(site), "refused")
 
 
 def accepted_everywhere(site: Site) -> Finding:
     """Proof that pushes are accepted again, on every registry node."""
-    return _proof(site, upload_answers(site), wanted=False)
+    return _proof(upload_answers(site), "accepted")
 
 
-def _proof(site: Site, answers: dict[str, bool], *, wanted: bool) -> Finding:
-    words = {True: "refused (405)", False: "accepted"}
-    found = "; ".join(f"upload {words[answer]} on {name}" for name, answer in sorted(answers.items()))
-    expected = f"upload {words[wanted]} on every registry node"
-    if all(answer is wanted for answer in answers.values()):
+def _proof(answers: dict[str, str], wanted: str) -> Finding:
+    words = {"refused": "upload refused (405)", "accepted": "upload accepted"}
+    found = "; ".join(f"{words.get(answer, answer)} on {name}" for name, answer in sorted(answers.items()))
+    expected = f"{words[wanted]} on every registry node"
+    if all(answer == wanted for answer in answers.values()):
         return passed(found, expected)
     return failed(found, expected, remedy="`gitlab-ctl restart registry` on that node, then run this again")
 
@@ -109,9 +116,7 @@ class ReadOnly(ImportStep):
         method.keep(site)
         if state.open_window(site) is None or refused_everywhere(site).failed:
             # also when a window seems open and pushes are taken: what was read in it proves nothing any more
-            found = state.lockfiles(site)
-            lay = (found.database, found.filesystem)
-            state.save_window(site, Window(state.stamp(), lockfiles=lay, method=method.choice(site).method))
+            _open(site)
         try:
             site.change_gitlab_rb(self.name, _settings, shows_read_only, "registry")
             proof = refused_everywhere(site)
@@ -121,6 +126,11 @@ class ReadOnly(ImportStep):
             raise
         except GeoregError as error:
             raise gave_up(site, error) from error
+
+    def attested(self, site: Site, attestation: dict[str, str]) -> None:
+        super().attested(site, attestation)
+        if state.open_window(site) is None:
+            _open(site)
 
     def verify(self, site: Site) -> Finding:
         return refused_everywhere(site)
@@ -147,6 +157,12 @@ def predicted(site: Site) -> str:
     return str(prediction.step_two(site)[0] if method.is_three_step(site) else prediction.one_step(site))
 
 
+def _open(site: Site) -> None:
+    found = state.lockfiles(site)
+    lay = (found.database, found.filesystem)
+    state.save_window(site, Window(state.stamp(), lockfiles=lay, method=method.choice(site).method))
+
+
 def _settings(package: Omnibus) -> dict[str, str | None]:
     return {state.READ_ONLY: in_shell.read_only_block(package)}
 
@@ -161,6 +177,13 @@ def shows_writable(package: Omnibus) -> list[str]:
     """What a node that shall accept pushes does not show yet."""
     config = package.registry_config()
     return registry_down(package) + (["config.yml is read-only"] if config is None or config.read_only else [])
+
+
+def shows_legacy(package: Omnibus) -> list[str]:
+    """What a node that goes back to the storage, still refusing pushes, does not show yet."""
+    config = package.registry_config()
+    wrong = config is None or config.mode != "legacy" or not config.read_only
+    return registry_down(package) + (["config.yml is not legacy and read-only"] if wrong else [])
 
 
 def registry_down(package: Omnibus) -> list[str]:
@@ -205,10 +228,18 @@ class LetPushesIn(ImportStep):
 def let_pushes_in(site: Site) -> None:
     """End the window in legacy mode, as it was before: lock files as they lay, read-only off. Source: procedures
     2.6.
+
+    Where the switch to the database was begun, every node goes back first, still refusing pushes: with one node on the
+    database and another on the storage, each would take pushes that the other does not know. A node that fails when
+    only pushes are let in keeps nobody else from it.
     """
     opened = state.window(site)
     restore_lockfiles(site, opened)
-    site.change_gitlab_rb("reopen", {state.READ_ONLY: None}, shows_writable, "registry")
+    if site.keep.load("enabled") and len(site.registry_nodes) > 1:
+        blocks: dict[str, str | None] = {state.DATABASE: database_block(site, enabled=False)}
+        site.change_gitlab_rb("reopen-legacy", blocks, shows_legacy, "registry")
+    site.change_gitlab_rb("reopen", {state.READ_ONLY: None}, shows_writable, "registry", every=True)
+    site.keep.remove("enabled")
     close(site, "given up")
 
 
@@ -241,5 +272,6 @@ def gave_up(site: Site, error: GeoregError) -> StepFailed:
         let_pushes_in(site)
         ended = "pushes are accepted again, in legacy mode as before"
     except GeoregError as second:
-        ended = f"AND PUSHES ARE STILL REFUSED, because letting them in failed too: {second.message}"
-    return StepFailed(f"{error.message}\n  {ended}", remedy=error.remedy, site=site.name)
+        where = f" on {second.node}" if second.node else ""
+        ended = f"AND PUSHES ARE STILL REFUSED{where}, because letting them in failed too: {second.message}"
+    return StepFailed(f"{error.message}\n  {ended}", remedy=error.remedy, site=site.name, node=error.node)
