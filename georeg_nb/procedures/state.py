@@ -88,7 +88,7 @@ def is_legacy(site: Site) -> bool:
     modes = {config.mode if config else "none" for _, config in registry_configs(site)}
     if modes == {"legacy"}:
         return True
-    return modes <= {"legacy", "prefer"} and bool(modes) and site.registry.identity().database is False
+    return modes <= {"legacy", "prefer"} and bool(modes) and set(running_on_database(site).values()) == {False}
 
 
 def at_each_node(site: Site, question: Callable[[RegistryAPI], Answer]) -> dict[str, Answer]:
@@ -385,7 +385,7 @@ def signs_of_use(site: Site) -> list[str]:
     fact 2).
     """
     reasons = []
-    if not is_legacy(site) or site.registry.identity().database:
+    if not is_legacy(site) or any(running_on_database(site).values()):
         reasons.append("the registry is not in legacy mode")
     if site.keep.load("enabled"):
         reasons.append("the database was enabled once")

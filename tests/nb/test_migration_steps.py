@@ -355,13 +355,13 @@ def test_killed_around_any_job_and_started_again(method: str, job: str, when: st
     world = World(import_method=method)
     perform, killed = world.perform, []
 
-    def killing(site: Any, name: str, argv: tuple[str, ...]) -> Any:
+    def killing(site: Any, name: str, argv: tuple[str, ...], node: Any) -> Any:
         if (job in name or job in argv) and not killed:
             killed.append(name)
             if when == "after":
-                site.node.kept_jobs[name] = perform(site, name, argv)
+                site.node.kept_jobs[name] = perform(site, name, argv, node)
             raise Killed
-        return perform(site, name, argv)
+        return perform(site, name, argv, node)
 
     world.perform = killing  # type: ignore[method-assign]
     with pytest.raises(Killed):

@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from georeg_nb import gitlab_rb, readers
-from georeg_nb.errors import DatabaseRefused, HttpRefused, NodeFileMissing, ReadOnlySite
+from georeg_nb.errors import ConnectionLost, DatabaseRefused, HttpRefused, NodeFileMissing, ReadOnlySite, Unreachable
 from georeg_nb.gitlab_api import GeoSite, GeoStatus, License, SyncRecord, Version
 from georeg_nb.metadata_db import Bucket, Server
 from georeg_nb.nodes import Result
-from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS
+from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS, Omnibus
 from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
 from georeg_nb.procedures import state
 from georeg_nb.registry_api import MANIFEST_TYPES, Head, Identity, Manifest
@@ -79,10 +79,11 @@ class FakeJob:
 class FakeNode:
     """Files in a dictionary; commands and jobs by table."""
 
-    def __init__(self, site: FakeSite, name: str) -> None:
+    def __init__(self, site: FakeSite, name: str, roles: Sequence[str]) -> None:
         self.site = site
         self.name = name
-        self.roles = frozenset({"rails", "sidekiq", "registry", "postgres"})
+        self.roles = frozenset(roles)
+        self.away = False
         self.files: dict[str, bytes] = {}
         self.commands: dict[str, str | Callable[[], str]] = {}
         self.kept_jobs: dict[str, FakeJob] = {}
@@ -104,38 +105,47 @@ class FakeNode:
         if self.readonly:
             raise ReadOnlySite("a check or a plan tried to change something", node=self.name)
 
+    def _files(self, path: str) -> dict[str, bytes]:
+        """The nodes of a site share their storage."""
+        if self.away:
+            raise ConnectionLost("the connection was cut", node=self.name)
+        return self.site.node.files if path.startswith(STORAGE) else self.files
+
     def read_file(self, path: str) -> bytes:
-        if path not in self.files:
+        files = self._files(path)
+        if path not in files:
             raise NodeFileMissing(path, node=self.name)
-        return self.files[path]
+        return files[path]
 
     def exists(self, path: str) -> bool:
-        return path in self.files or any(name.startswith(path + "/") for name in self.files)
+        files = self._files(path)
+        return path in files or any(name.startswith(path + "/") for name in files)
 
     def list_dir(self, path: str) -> list[str]:
-        names = {name[len(path) + 1 :].split("/")[0] for name in self.files if name.startswith(path + "/")}
+        names = {name[len(path) + 1 :].split("/")[0] for name in self._files(path) if name.startswith(path + "/")}
         if not names:
             raise NodeFileMissing(path, node=self.name)
         return sorted(names)
 
     def write_file(self, path: str, data: bytes, **_: Any) -> None:
         self._writable()
-        self.files[path] = data
+        self._files(path)[path] = data
 
     def create_file(self, path: str, data: bytes, **_: Any) -> bool:
         self._writable()
-        if path in self.files:
+        if path in self._files(path):
             return False
-        self.files[path] = data
+        self._files(path)[path] = data
         return True
 
     def remove_file(self, path: str) -> None:
         self._writable()
-        self.files.pop(path, None)
+        self._files(path).pop(path, None)
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60, **_: Any) -> Result:
         readers.require(argv)
         line = " ".join(argv)
+        self._files("")
         for start, answer in self.commands.items():
             if line.startswith(start):
                 text = answer() if callable(answer) else answer
@@ -148,29 +158,34 @@ class FakeNode:
         if present and present.state == "running":
             return present
         self.started.append(" ".join(argv))
-        job = self.site.world.perform(self.site, name, tuple(argv))
+        job = self.site.world.perform(self.site, name, tuple(argv), self)
         self.kept_jobs[name] = job
         return job
 
     def job(self, name: str) -> FakeJob | None:
+        self._files("")
         return self.kept_jobs.get(name)
 
     def jobs(self) -> list[FakeJob]:
+        self._files("")
         return list(self.kept_jobs.values())
 
 
 class FakeRegistry:
     """Serves the storage in legacy mode, the database in database mode."""
 
-    def __init__(self, site: FakeSite) -> None:
+    def __init__(self, site: FakeSite, node: FakeNode | None = None) -> None:
         self.site = site
+        self.node = node or site.node
 
     @property
     def _tags(self) -> dict[tuple[str, str], str]:
         return self.site.database.tags if self.identity().database else self.site.storage
 
     def identity(self) -> Identity:
-        mode = self.site.process_mode or self.site.rendered().mode
+        if self.node.name in self.site.registries_down:
+            raise Unreachable("nobody listens there")
+        mode = self.site.process_mode or self.site.rendered(self.node).mode
         return Identity("4.32.0", None if mode == "silent" else mode == "database", "")
 
     def catalog(self) -> Iterator[str]:
@@ -200,9 +215,10 @@ class FakeRegistry:
         return digest not in self.site.missing
 
     def probe_write(self, path: str) -> str:
+        self.identity()
         if self.site.ignores_read_only:
             return "accepted"
-        return "refused" if self.site.rendered().read_only else "accepted"
+        return "refused" if self.site.rendered(self.node).read_only else "accepted"
 
     def push_image(self, path: str, tag: str, text: str) -> str:
         digest = "sha256:" + "c" * 64
@@ -347,9 +363,9 @@ class FakeGitLab:
         return [record for record in self.world.records if not state or record.state == state]
 
     def resync_all(self, site: GeoSite) -> None:
-        secondary = self.world.sites.secondaries[0]
+        secondary = next(one for one in self.world.sites.secondaries if one.name == site.name)
         if not state.is_held(secondary):
-            self.world.sync()
+            self.world.sync(secondary)
         moment = datetime.now(UTC) + timedelta(seconds=1)
         self.world.records = [replace(record, last_synced_at=moment) for record in self.world.records]
 
@@ -379,8 +395,8 @@ class Quiet:
 class FakeSite(Site):
     """A real site whose surroundings are fake."""
 
-    def __init__(self, world: World, name: str, role: Any, port: int, options: Any) -> None:
-        super().__init__(parameters(name, port), role, options, world.observer, "migrate-legacy")
+    def __init__(self, world: World, name: str, role: Any, port: int, options: Any, registry_nodes: int = 1) -> None:
+        super().__init__(parameters(name, port, registry_nodes), role, options, world.observer, "migrate-legacy")
         self.world = world
         self.storage = dict(TAGS)
         self.missing: set[str] = set()
@@ -391,13 +407,15 @@ class FakeSite(Site):
         self.ignores_read_only = False
         self.version = "18.7.7-ee"
         self.answers_as = name
-        self.manual = False
+        self.manual: bool | str = False  # every node, or the one of that name
+        self.registries_down: set[str] = set()
+        self.seen: list[list[tuple[str, bool]]] = []  # after every reconfigure: mode and read-only, node by node
         server = Server(170010, False, False, f"identity-{name}", "registry", True, "hex", True, "TLSv1.3")
         self.database = FakeDatabase(self, server)
         self.replication = role == "secondary"
         self.endpoints: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
-        self.nodes = [FakeNode(self, f"{name}-node")]  # type: ignore[list-item]
+        self.nodes = [FakeNode(self, node.name, node.roles) for node in self.parameters.nodes]  # type: ignore[misc]
 
     @property
     def gitlab(self) -> Any:  # type: ignore[override]
@@ -408,21 +426,21 @@ class FakeSite(Site):
         return FakeRegistry(self)
 
     def registry_at(self, node: Any) -> Any:
-        return FakeRegistry(self)
+        return FakeRegistry(self, node)
 
     @property
     def metadata_db(self) -> Any:
         return self.database
 
     def is_manual(self, node: Any) -> bool:
-        return self.manual
+        return self.manual in (True, node.name)
 
     @property
     def node(self) -> FakeNode:
         return self.nodes[0]  # type: ignore[return-value]
 
-    def rendered(self) -> Any:
-        config = self.omnibus.registry_config()
+    def rendered(self, node: FakeNode | None = None) -> Any:
+        config = Omnibus(node or self.node).registry_config()  # type: ignore[arg-type]
         assert config is not None
         return config
 
@@ -434,7 +452,8 @@ class FakeSite(Site):
             self.node.files.pop(path, None)
 
 
-def parameters(name: str, port: int) -> SiteParameters:
+def parameters(name: str, port: int, registry_nodes: int = 1) -> SiteParameters:
+    more = [{"name": f"{name}-registry-{n}", "roles": ["registry"]} for n in range(2, registry_nodes + 1)]
     return SiteParameters.model_validate(
         {
             "name": name,
@@ -446,15 +465,17 @@ def parameters(name: str, port: int) -> SiteParameters:
                 "password": "env:WORLD_PASSWORD",
                 "node_sslrootcert": "/etc/gitlab/ssl/db-ca.crt",
             },
-            "nodes": [{"name": f"{name}-node", "roles": ["rails", "sidekiq", "registry", "postgres"]}],
+            "nodes": [{"name": f"{name}-node", "roles": ["rails", "sidekiq", "registry", "postgres"]}, *more],
         }
     )
 
 
 class World:
-    """Both sites and what happens between them."""
+    """The sites and what happens between them."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, *, secondaries: int = 1, registry_nodes: Mapping[str, int] | None = None, **options: Any
+    ) -> None:
         self.observer = Quiet()
         self.options = MigrateLegacyParameters.model_validate({"sites": "sites.yml", **options})
         self.enterprise = True
@@ -467,9 +488,15 @@ class World:
         self.fail: dict[str, str] = {}  # part of a job's name → how it fails: status, lost, silent, not enabled
         self.lost: set[tuple[str, str]] = set()  # what the importer leaves behind
         self.step_seconds = 1.0  # how long a step of it takes
-        primary, secondary = FakeSite(self, "primary", "primary", 5432, self.options), None
-        secondary = FakeSite(self, "secondary", "secondary", 5433, self.options)
-        self.sites = Sites(primary, [secondary])
+        counts = registry_nodes or {}
+        primary = FakeSite(self, "primary", "primary", 5432, self.options, counts.get("primary", 1))
+        names = ["secondary", *(f"secondary-{number}" for number in range(2, secondaries + 1))]
+        others = [
+            FakeSite(self, name, "secondary", 5432 + number, self.options, counts.get(name, 1))
+            for number, name in enumerate(names, 1)
+        ]
+        secondary = others[0]
+        self.sites = Sites(primary, list(others))
         for site in self.sites.all:
             site.sites = self.sites
         self.primary, self.secondary = primary, secondary
@@ -501,11 +528,12 @@ class World:
                 "headers": {"Authorization": [TOKEN]},
             }
         ]
-        for site in (primary, secondary):
-            self._furnish(site)
+        for site in (primary, *others):
+            for node in site.nodes:
+                self._furnish(site, node)  # type: ignore[arg-type]
 
-    def _furnish(self, site: FakeSite) -> None:
-        files, commands = site.node.files, site.node.commands
+    def _furnish(self, site: FakeSite, node: FakeNode) -> None:
+        files, commands = node.files, node.commands
         files[GITLAB_RB] = b"external_url 'https://gitlab.example.com'\n"
         files[SECRETS] = json.dumps({"registry": {"internal_key": "key", "internal_certificate": "crt"}}).encode()
         files["/opt/gitlab/version-manifest.txt"] = b"gitlab-ee 18.7.7\n\nComponent\n"
@@ -526,14 +554,15 @@ class World:
         commands["stat -c %Y"] = "100\n"
         commands["stat -L"] = f"1{len(site.name)}\n2{len(site.name)}\n"
         commands["du"] = "1000\t/x\n"
-        self.render(site)
+        self.render(site, node)
 
     def role_on_node(self, site: FakeSite) -> str:
         return f"{site.role}\n"
 
-    def render(self, site: FakeSite) -> None:
+    def render(self, site: FakeSite, node: FakeNode | None = None) -> None:
         """What a reconfigure makes of gitlab.rb."""
-        text = site.node.files[GITLAB_RB].decode()
+        node = node or site.node
+        text = node.files[GITLAB_RB].decode()
         blocks = gitlab_rb.blocks(text)
         database: dict[str, Any] = {
             "enabled": "false",
@@ -573,24 +602,29 @@ class World:
                 }
             },
         }
-        site.node.files[REGISTRY_CONFIG] = yaml.safe_dump(config).encode()
-        site.node.files[GITLAB_YML] = yaml.safe_dump({"production": gitlab}).encode()
+        node.files[REGISTRY_CONFIG] = yaml.safe_dump(config).encode()
+        if "rails" in node.roles:
+            node.files[GITLAB_YML] = yaml.safe_dump({"production": gitlab}).encode()
+        configs = [Omnibus(one).registry_config() for one in site.nodes if REGISTRY_CONFIG in one.files]  # type: ignore[attr-defined]
+        site.seen.append([(config.mode, config.read_only) for config in configs if config])
 
     def replicate(self) -> None:
-        """An event on the primary, which reaches the secondary unless sync is held."""
-        if self.replicates and not state.is_held(self.secondary):
-            self.sync()
+        """An event on the primary, which reaches each secondary unless sync is held there."""
+        for secondary in self.sites.secondaries:
+            if self.replicates and not state.is_held(secondary):
+                self.sync(secondary)
 
-    def sync(self) -> None:
+    def sync(self, site: Any) -> None:
         """What Geo's sync does: the secondary's registry becomes as the primary's."""
-        primary, secondary = (site.registry._tags for site in self.sites.all)
-        secondary.clear()
-        secondary.update(primary)
+        tags = site.registry._tags
+        tags.clear()
+        tags.update(self.primary.registry._tags)
 
     # jobs
 
-    def perform(self, site: FakeSite, name: str, argv: tuple[str, ...]) -> FakeJob:
-        how = next((how for part, how in self.fail.items() if part in name and not name.endswith("-back")), "")
+    def perform(self, site: FakeSite, name: str, argv: tuple[str, ...], node: FakeNode) -> FakeJob:
+        place = f"{name}@{node.name}"
+        how = next((how for part, how in self.fail.items() if part in place and not name.endswith("-back")), "")
         if how == "lost":
             self._partly(site, argv)
             return FakeJob(name, argv, "lost", None)
@@ -601,7 +635,7 @@ class World:
             return FakeJob(name, argv, status=int(how), text="failed to import metadata: it broke\n")
         if argv == ("gitlab-ctl", "reconfigure"):
             if how != "silent":
-                self.render(site)
+                self.render(site, node)
             return FakeJob(name, argv)
         if "migrate" in argv:
             site.database.schema = (frozenset({"20210503145024_a"}), frozenset({"20250414074231_b"}))

@@ -218,7 +218,7 @@ def registry_is_legacy(site: Site) -> Finding:
 @check("the registry works on its database", source="procedures 2.6 Three-step", evidence="run")
 def registry_works_on_its_database(site: Site) -> Finding:
     """By configuration and by what the running process says."""
-    configured, running = state.on_own_database(site), bool(site.registry.identity().database)
+    configured, running = state.on_own_database(site), all(state.running_on_database(site).values())
     if not configured:
         return later("after step enable-database")
     return expect(
