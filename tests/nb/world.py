@@ -27,6 +27,7 @@ from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
 from georeg_nb.procedures import state
 from georeg_nb.registry_api import MANIFEST_TYPES, Head, Identity, Manifest
 from georeg_nb.site import Site, Sites
+from georeg_nb.versions import Profile
 
 STORAGE = "/var/opt/gitlab/gitlab-rails/shared/registry"
 TOKEN = "notification-token-of-the-primary"
@@ -152,12 +153,12 @@ class FakeNode:
                 return Result(tuple(argv), 0, text, "")
         return Result(tuple(argv), 0, "", "")
 
-    def start_job(self, name: str, argv: Sequence[str], **_: Any) -> FakeJob:
+    def start_job(self, name: str, argv: Sequence[str], *, stdin: str | None = None, **_: Any) -> FakeJob:
         self._writable()
         present = self.kept_jobs.get(name)
         if present and present.state == "running":
             return present
-        self.started.append(" ".join(argv))
+        self.started.append(" ".join(argv) + (f" <<< {stdin.strip()}" if stdin else ""))
         job = self.site.world.perform(self.site, name, tuple(argv), self)
         self.kept_jobs[name] = job
         return job
@@ -556,6 +557,16 @@ class World:
         commands["du"] = "1000\t/x\n"
         self.render(site, node)
 
+    def install(self, gitlab: str) -> None:
+        """Another release on both sites."""
+        for site in self.sites.all:
+            site.version = f"{gitlab}-ee"  # type: ignore[attr-defined]
+            registry = ".".join(map(str, Profile.of(gitlab).registry))
+            for node in site.nodes:
+                files = node.files  # type: ignore[attr-defined]
+                files["/opt/gitlab/version-manifest.txt"] = f"gitlab-ee {gitlab}\n\nComponent\n".encode()
+                files["/var/opt/gitlab/registry/VERSION"] = f"/opt/x/registry x/y v{registry}-gitlab".encode()
+
     def role_on_node(self, site: FakeSite) -> str:
         return f"{site.role}\n"
 
@@ -644,7 +655,7 @@ class World:
             if how == "running":
                 return FakeJob(name, argv, "running", None, finish=lambda: self._import(site, name, argv))
             return self._import(site, name, argv)
-        if "runner" in argv:
+        if "runner" in argv or argv == ("gitlab-ctl", "start", "registry"):
             return FakeJob(name, argv)
         raise AssertionError(f"the world does not know: {argv}")
 
