@@ -237,7 +237,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "registry",
         since(4, 25),
         "a row in import_statistics; the table alone is no proof (4.24 has it and writes nothing)",
-        ("state.last_import",),
+        ("state.ended_imports", "imports_by_log.rows"),
         "registry 4.2; the registry's change log and source",
         "source",
     ),

@@ -19,7 +19,7 @@ PARTS = {"--step-one": "pre_import", "--step-two": "tag_import", "--step-three":
 LAST_LINES = "50"
 
 
-def import_job(site: Site) -> str:
+def job_name(site: Site) -> str:
     """Name of the site's import job: one name, so that there are never two of them."""
     return f"{site.name}-import"
 
@@ -40,11 +40,13 @@ def keep(site: Site) -> None:
 
 def _entries(site: Site) -> list[dict[str, Any]]:
     entries = list(site.keep.load(KEPT) or [])
-    job = site.omnibus.node.job(import_job(site))
+    job = site.omnibus.node.job(job_name(site))
     if job is None or job.state != "exited" or job.started_at is None:
         return entries
-    known = {entry["started"] for entry in entries}
-    return entries if job.started_at.isoformat() in known else [*entries, _entry(site, job, job.started_at)]
+    known = {(entry["started"], entry["generation"]) for entry in entries}
+    if (job.started_at.isoformat(), job.generation) in known:
+        return entries
+    return [*entries, _entry(site, job, job.started_at)]
 
 
 def _entry(site: Site, job: Job, started: datetime) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def _entry(site: Site, job: Job, started: datetime) -> dict[str, Any]:
     counts = log.counts or {}
     return {
         "started": started.isoformat(),
+        "generation": job.generation,
         "finished": max(started, datetime.fromtimestamp(ended, UTC)).isoformat(),
         "parts": parts,
         "error": error,

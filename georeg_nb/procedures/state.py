@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import GeoregError
 from georeg_nb.omnibus import BUNDLED_DATABASE, Lockfiles, Omnibus, RegistryConfig
+from georeg_nb.procedures import imports_by_log
 from georeg_nb.registry_api import RegistryAPI
 from georeg_nb.runbook import Change
 from georeg_nb.site import Site
@@ -286,8 +287,13 @@ class EndedImport:
 
 
 def ended_imports(site: Site, part: ImportPart) -> list[EndedImport]:
-    """What the import commands that did this step say about themselves in the database, oldest first."""
-    return [_ended(row) for row in site.metadata_db.import_statistics() if row[part]]
+    """What the import commands that did this step say about themselves in the database, oldest first; where their
+    release writes nothing there, what their logs say.
+    """
+    rows = site.metadata_db.import_statistics()
+    if not rows and not site.profile.supports("import-statistics"):
+        rows = imports_by_log.rows(site)
+    return [_ended(row) for row in rows if row[part]]
 
 
 def last_import(site: Site, part: ImportPart) -> EndedImport | None:

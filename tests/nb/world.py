@@ -91,9 +91,6 @@ class FakeNode:
         self.started: list[str] = []
         self.readonly = False
 
-    def close(self) -> None:
-        pass
-
     def read_only_view(self) -> FakeNode:
         view = object.__new__(FakeNode)
         view.__dict__ = {**self.__dict__, "readonly": True}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from georeg_nb.procedures import forecast, hold_sync, state
 from georeg_nb.procedures.import_metadata import prediction
+from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Finding, check, expect, failed, later, not_applicable, passed, warning
 from georeg_nb.site import Site
 
@@ -13,14 +14,9 @@ MOVED = "the registry works on its database already"
 SWITCHING = "some nodes work on the database already: step enable-database ends the switch"
 
 
-def import_job(site: Site) -> str:
-    """Name of the site's import job: one name, so that there are never two of them."""
-    return f"{site.name}-import"
-
-
 def import_runs(site: Site) -> bool:
     """Whether an import of ours is at work on any registry node."""
-    jobs = [node.job(import_job(site)) for node in site.registry_nodes]
+    jobs = [node.job(job_name(site)) for node in site.registry_nodes]
     return any(job is not None and job.state == "running" for job in jobs)
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from georeg_nb.errors import StepFailed
 from georeg_nb.nodes import Job
 from georeg_nb.omnibus import REGISTRY_CONFIG, ImportLog
-from georeg_nb.procedures import state
-from georeg_nb.procedures.import_metadata import checks
+from georeg_nb.procedures import imports_by_log, state
+from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Check
 from georeg_nb.site import Site
 
@@ -47,20 +47,22 @@ def run(site: Site, argv: Sequence[str], total_tags: int, report: str) -> tuple[
     Returns the ended job, its log, and how many seconds it took by the job's clock. Raises StepFailed when another
     step is running, or the wrapper did nothing; JobLost when it was killed.
     """
-    present = site.omnibus.node.job(checks.import_job(site))
+    present = site.omnibus.node.job(job_name(site))
     if present and present.state == "running" and steps_of(present.argv) != steps_of(argv):
         raise StepFailed(
             f"another import is running on {site.omnibus.node.name}: {' '.join(present.argv)}",
             remedy="let it end; then run this again",
             site=site.name,
         )
+    if not site.profile.supports("import-statistics"):
+        imports_by_log.keep(site)
     log = ImportLog(total_tags=total_tags, steps=steps_of(argv))
 
     def follow(text: str) -> None:
         log.feed(text)
         site.progress(str(log), log.fraction)
 
-    job = site.omnibus.run_job(checks.import_job(site), argv, limit=IMPORT_LIMIT, on_output=follow)
+    job = site.omnibus.run_job(job_name(site), argv, limit=IMPORT_LIMIT, on_output=follow)
     log.close()
     seconds = (datetime.now(UTC) - job.started_at).total_seconds() if job.started_at else 0.0
     said = {

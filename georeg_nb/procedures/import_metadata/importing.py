@@ -12,6 +12,7 @@ from georeg_nb.procedures.forecast import read_tags
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, import_job, method, window
 from georeg_nb.procedures.import_metadata.window import ImportStep
+from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
@@ -151,7 +152,7 @@ class Import(ImportStep):
 
     def break_glass(self, site: Site) -> ByHand:
         command = import_job.STEP_TWO if method.known(site) == method.THREE_STEP else import_job.IMPORT
-        return in_shell.importing(site, command, checks.import_job(site))
+        return in_shell.importing(site, command, job_name(site))
 
     def verify(self, site: Site) -> Finding:
         kept, last = state.valid_snapshot(site), state.last_import(site, "tag_import")

@@ -14,6 +14,7 @@ from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
+from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
@@ -166,7 +167,7 @@ def back_to_legacy(site: Site) -> None:
     if checks.import_runs(site):
         raise StepFailed(
             "an import is running",
-            remedy=f"let job {checks.import_job(site)} end, or end it; then undo again",
+            remedy=f"let job {job_name(site)} end, or end it; then undo again",
             site=site.name,
         )
     kept, enabled = state.snapshot(site), site.keep.load("enabled")

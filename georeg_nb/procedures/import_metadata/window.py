@@ -12,6 +12,7 @@ from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, method, prediction
 from georeg_nb.procedures.import_metadata.blocks import database_block
+from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.procedures.state import Window
 from georeg_nb.runbook import Done, Finding, Plan, Step, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
@@ -144,7 +145,7 @@ class ReadOnly(ImportStep):
         if checks.import_runs(site):
             raise StepFailed(
                 "an import is running: pushes let in now would be missing from the database",
-                remedy=f"wait for job {checks.import_job(site)}, or end it first; then undo again",
+                remedy=f"wait for job {job_name(site)}, or end it first; then undo again",
                 site=site.name,
             )
         let_pushes_in(site)
