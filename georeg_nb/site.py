@@ -100,6 +100,8 @@ class Site:
         self.scenario = scenario
         self.nodes: list[Node] = [node_of(node, observer) for node in parameters.nodes]
         self.readonly = False
+        # what is compared → each difference there, and when (monotonic clock) this run first saw it; views share it
+        self.differences_seen: dict[str, dict[Any, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Site {self.name} ({self.role}){' read-only' if self.readonly else ''}>"

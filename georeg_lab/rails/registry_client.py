@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,7 @@ ACCEPT = ", ".join([DOCKER_LIST, OCI_INDEX, DOCKER_MANIFEST, OCI_MANIFEST])
 TAGS_PAGE_SIZE = 10_000
 TIMEOUT = (5, 60)
 CHUNK = 1 << 20
+SIDE_BY_SIDE = 4  # digests asked for at once; GitLab asks one after the other, which shows in nothing but the time
 
 
 class RegistryError(Exception):
@@ -92,7 +94,11 @@ class RegistryClient:
             names = response.json().get("tags") if response.ok else None
         except (ValueError, AttributeError):
             names = None
-        return [{"name": name, "digest": self.digest(path, name)} for name in names or []]
+        if not names:
+            return []
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            digests = pool.map(lambda name: self.digest(path, name), names)
+            return [{"name": name, "digest": digest} for name, digest in zip(names, digests, strict=True)]
 
     def digest(self, path: str, reference: str) -> str | None:
         """`Docker-Content-Digest` of a manifest, None when the registry does not give it."""

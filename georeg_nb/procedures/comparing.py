@@ -57,7 +57,10 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
         return over_http(sites, secondary, "api")
     primary, names = sites.primary, (sites.primary.name, secondary.name)
     return _looked_twice(
-        sites, secondary, lambda _: compare_databases(primary.metadata_db, secondary.metadata_db, names=names)
+        sites,
+        secondary,
+        "metadata",
+        lambda _: compare_databases(primary.metadata_db, secondary.metadata_db, names=names),
     )
 
 
@@ -80,7 +83,7 @@ def over_http(sites: Sites, secondary: Site, level: Level, *, cross_check: bool 
             progress=secondary.progress,
         )
 
-    return _looked_twice(sites, secondary, once)
+    return _looked_twice(sites, secondary, f"{level} {'sample' if part else 'whole'}", once)
 
 
 def sample_of_repositories(sites: Sites, secondary: Site) -> list[str]:
@@ -101,15 +104,23 @@ def sample_of_repositories(sites: Sites, secondary: Site) -> list[str]:
     return sorted(paths, key=order)[:SAMPLE_REPOSITORIES]
 
 
-def _looked_twice(sites: Sites, secondary: Site, compared: Callable[[frozenset[str] | None], Comparison]) -> Comparison:
+def _looked_twice(
+    sites: Sites, secondary: Site, scope: str, compared: Callable[[frozenset[str] | None], Comparison]
+) -> Comparison:
+    """`scope` says what is compared: differences that were there at the last look of it are not waited for again."""
     primary = sites.primary
 
     def once(only: frozenset[str] | None = None) -> Comparison:
-        return accept_losses(compared(only), state.accepted_losses(primary))
+        found = accept_losses(compared(only), state.accepted_losses(primary))
+        seen, now = secondary.differences_seen.get(scope, {}), time.monotonic()
+        secondary.differences_seen[scope] = {one: seen.get(one, now) for one in found.differences}
+        return found
 
     def again(only: frozenset[str]) -> Comparison:
-        secondary.progress("some images differ: looking again, they may be on their way")
-        time.sleep(SETTLE_SECONDS)
+        youngest = max(secondary.differences_seen[scope].values())
+        if (left := youngest + SETTLE_SECONDS - time.monotonic()) > 0:
+            secondary.progress("some images differ: looking again, they may be on their way")
+            time.sleep(left)
         return once(only)
 
     def pending() -> frozenset[str]:
