@@ -32,6 +32,7 @@ GITLAB_RB = "/etc/gitlab/gitlab.rb"
 SECRETS = "/etc/gitlab/gitlab-secrets.json"
 CLUSTER = "/etc/gitlab/gitlab-cluster.json"
 BACKUPS = "/var/lib/georeg/backups"
+KEPT_COPIES = 3
 RECONFIGURE = ("gitlab-ctl", "reconfigure")
 RECONFIGURE_LIMIT = 45 * 60.0  # seconds; it takes 1 to 5 minutes, and much longer only when something hangs
 COMMAND_LIMIT = 60 * 60.0
@@ -186,6 +187,12 @@ class Omnibus:
         except NodeFileMissing:
             return []
 
+    def _forget_old_copies(self) -> None:
+        """Of the copies that killed runs left only the newest stay: each holds the secrets of gitlab.rb."""
+        newest_first = self.node.run(["ls", "-1t", BACKUPS], check=False).stdout.splitlines()
+        for name in newest_first[KEPT_COPIES:]:
+            self.node.remove_file(f"{BACKUPS}/{name}")
+
     # gitlab.rb as a unit
 
     def change(
@@ -222,6 +229,7 @@ class Omnibus:
         except GeoregError as error:
             self._put_back(name, before, after, backup, error)
         self.node.remove_file(backup)
+        self._forget_old_copies()
 
     def _await(self, differences: Callable[[], list[str]], patience: float) -> None:
         deadline = time.monotonic() + patience

@@ -247,6 +247,15 @@ def test_a_change_is_written_reconfigured_and_seen(node: LocalNode) -> None:
     assert backups(node) == []
 
 
+def test_of_the_copies_that_killed_runs_left_the_newest_stay(node: LocalNode) -> None:
+    for age, name in enumerate(("newest", "new", "newer", "old", "oldest")):
+        node.write_file(f"/var/lib/georeg/backups/{name}.gitlab.rb", b"secret\n")
+        moment = 1_700_000_000 - age
+        os.utime(Path(str(node.root)) / f"var/lib/georeg/backups/{name}.gitlab.rb", (moment, moment))
+    Omnibus(node).change("one-test", put("new = 1"), wanted(node, "new = 1"))
+    assert sorted(backups(node)) == ["new.gitlab.rb", "newer.gitlab.rb", "newest.gitlab.rb"]
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [("BROKEN", "would not parse"), ("FAIL", "ended with status 1"), ("fine", "nothing of it is not rendered")],
