@@ -28,9 +28,15 @@ def all_tags(workplace: Workplace) -> dict[str, Tags]:
 
 def imports_started(workplace: Workplace) -> Counter[str]:
     """How often `gitlab-ctl registry-database import` was called on each site."""
+    return Counter(site for site, _ in import_commands(workplace))
+
+
+def import_commands(workplace: Workplace) -> list[tuple[str, str]]:
+    """(site, step) of each of these calls, oldest first; the step of a one-step import is empty."""
     log = workplace.lab.lab.dir / "commands.jsonl"
     entries = [json.loads(line) for line in log.read_text().splitlines()]
-    return Counter(e["node"] for e in entries if e["argv"][:3] == ["gitlab-ctl", "registry-database", "import"])
+    calls = [e for e in entries if e["argv"][:3] == ["gitlab-ctl", "registry-database", "import"]]
+    return [(e["node"], "".join(a.removeprefix("--step-") for a in e["argv"] if "--step-" in a)) for e in calls]
 
 
 def importers(workplace: Workplace, site: str) -> list[psutil.Process]:
