@@ -72,6 +72,9 @@ class Handler(Plain):
     def opened(self) -> None:
         """Called in a worker thread before the body is read, where a subclass has one."""
 
+    def before_refusal(self) -> None:
+        """What is looked at before a method that is not allowed is refused. Raises APIErrors."""
+
     def receive(self, chunk: bytes) -> None:
         """Take a piece of the body."""
 
@@ -163,6 +166,7 @@ class Handler(Plain):
             raise APIErrors([APIError("UNKNOWN", {"Name": self.repository, "Reason": GO_ERROR})])
         methods = self.route.methods(self.registry.read_only)
         if methods and self.request.method not in methods:
+            self.before_refusal()
             self.set_header("Allow", ", ".join(methods))
             if self.request.method == "OPTIONS":
                 self.set_status(200)

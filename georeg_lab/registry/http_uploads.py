@@ -9,7 +9,7 @@ from georeg_lab.registry import digests
 from georeg_lab.registry.auth import Access
 from georeg_lab.registry.backend import BlobUnknownError, StoredBlob
 from georeg_lab.registry.http_app import Registry
-from georeg_lab.registry.http_errors import GO_ERROR, APIError
+from georeg_lab.registry.http_errors import GO_ERROR, APIError, APIErrors
 from georeg_lab.registry.http_handler import Handler
 from georeg_lab.registry.http_routes import NAME, NAME_LIMIT
 from georeg_lab.registry.uploads import State, StateError, Upload, UploadUnknownError
@@ -58,6 +58,15 @@ class Uploads(Handler):
             self._check_piece(self.upload)
         elif method == "PUT":
             self._check_digest()
+
+    def before_refusal(self) -> None:
+        """An upload that does not exist is said so even where nothing may be written."""
+        if self.route.name == "upload-start":
+            return
+        try:
+            self._resumed()
+        except APIError as error:
+            raise APIErrors([error]) from None
 
     def _resumed(self) -> Upload:
         try:

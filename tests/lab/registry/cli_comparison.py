@@ -45,6 +45,7 @@ _MASKS = (
     (r"user=\w+", "user={user}"),
     (r'for user (\\?)"\w+\\?"', r"for user \1{user}"),
     (LOG_NAME, "{time}-registry-import.log"),
+    (r"Provided: \[inmemory filesystem\]", "Provided: [filesystem inmemory]"),  # in any order
 )
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,12 @@ class Metadata:
             "repositories": sorted(paths.values()),
             "counts": dict(zip(COUNTED, counts, strict=True)),
         }
+
+    def wait_alone(self) -> None:
+        """Wait until the server has noticed that another client is gone."""
+        sql = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while self.rows(sql):
+            time.sleep(0.02)
 
     def statistics(self) -> list[Any]:
         return self.rows(

@@ -13,7 +13,7 @@ import contract_cases
 import recorded_images as images
 from registry_server import Response, Server
 
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 PUSH_NAMES = {
     "http-alpha": ("docker", (1000, 500), "amd64"),
     "http-oci": ("oci", (300,), "amd64"),

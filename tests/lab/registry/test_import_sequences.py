@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,7 @@ def kill_command(bench: Bench, step: dict[str, Any]) -> None:
                 process.kill()
                 break
     assert process.returncode == step["exit"]
-    while bench.metadata.rows(
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    ):
-        time.sleep(0.02)  # the server notices the lost client
+    bench.metadata.wait_alone()
     counts = bench.metadata.dump()["counts"]
     assert (counts["tags"], counts["manifests"]) == (step["tags_after"], step["manifests_after"])
     assert counts["import_statistics"] == step["import_statistics_rows"]
