@@ -17,6 +17,7 @@ import click
 from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR, GITLAB_VERSION
 from georeg_lab.postgres import PostgresError
 from georeg_lab.releases import RELEASES
+from georeg_lab.sshd import SshdError
 
 NOT_RUNNING = 3
 
@@ -112,6 +113,7 @@ def lab() -> None:
     callback=_counts,
     help="How many registry nodes a site has, behind its load balancer; may be given for each site.  [default: 1]",
 )
+@click.option("--ssh", is_flag=True, help="Put a real SSH server before each node, and a jump host before all.")
 @click.option("--keep-on-failure", is_flag=True, help="Leave an unfinished lab as it is, to look at it.")
 def up(
     directory: Path,
@@ -121,6 +123,7 @@ def up(
     gitlab_version: str | None,
     secondaries: int | None,
     registry_nodes: dict[str, int],
+    ssh: bool,
     keep_on_failure: bool,
 ) -> None:
     """Make the sites, or start the ones that are there."""
@@ -137,10 +140,11 @@ def up(
                 registry_binary=registry_binary,
                 pg_bin=pg_bin,
                 gitlab_version=gitlab_version,
+                ssh=ssh,
                 keep_on_failure=keep_on_failure,
                 progress=clock,
             )
-    except (LabError, PostgresError) as problem:
+    except (LabError, PostgresError, SshdError) as problem:
         raise click.ClickException(str(problem)) from problem
     clock("the lab is up")
     ports = sites.lab.ports
@@ -176,7 +180,7 @@ def reset(directory: Path) -> None:
     clock = _Clock()
     try:
         LabSites.at(directory).reset()
-    except (LabError, PostgresError) as problem:
+    except (LabError, PostgresError, SshdError) as problem:
         raise click.ClickException(str(problem)) from problem
     clock("the lab is as it was after the first `up`")
 

@@ -59,6 +59,10 @@ class Ports:
         """The site's external PostgreSQL for registry metadata."""
         return self.base + 21 + _number(site)
 
+    def ssh(self, number: int) -> int:
+        """SSH server of the jump host (0) or of a node (from 1)."""
+        return self.base + 10 * (MOST_SECONDARIES + 3) + number
+
     def all(self, sites: Sequence[str] = SITES, more_registries: Sequence[str] = ()) -> list[int]:
         """Every port that a lab of these sites and additional registry nodes listens on."""
         per_site = (self.gitlab, self.registry, self.registry_http, self.puma, self.postgresql, self.registry_database)
@@ -124,7 +128,22 @@ class Lab:
 
     def all_ports(self) -> list[int]:
         """Every port that the lab listens on."""
-        return self.ports.all(self.sites, [node for node in self.nodes if REGISTRY_NODE in node])
+        found = self.ports.all(self.sites, [node for node in self.nodes if REGISTRY_NODE in node])
+        return found + [self.ports.ssh(number) for number in range(len(self.nodes) + 1 if self.ssh else 0)]
+
+    @property
+    def ssh(self) -> str:
+        """How nodes are logged in to over SSH: `direct` or `sudo`; empty where they are this machine's folders."""
+        return str(self.settings.get("ssh") or "")
+
+    @property
+    def ssh_folder(self) -> Path:
+        """Keys and configurations of the SSH servers; `ssh_config` is for clients."""
+        return self.dir / "ssh"
+
+    def node_name(self, node: str) -> str:
+        """Its name in the sites file, and over SSH."""
+        return f"{node}-node" if node in self.sites else node
 
     def node_root(self, node: str) -> Path:
         """Root folder of a node (of a site's main node: the site): GitLab's absolute paths lie below it."""

@@ -54,16 +54,17 @@ class Authority:
         _write_secret(self.folder / "ca.key", _pem(key))
         self.certificate_file.write_bytes(_certificate_pem(builder.sign(key, hashes.SHA256())))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
+    def issue(self, name: str, dns: str = "") -> tuple[Path, Path]:
         """Certificate and key files `<name>.crt`, `<name>.key` (0600) of a server on 127.0.0.1 or localhost.
 
-        Made when missing. The names are in the certificate both as IP address and as DNS name.
+        Made when missing. The names are in the certificate both as IP address and as DNS name; with `dns`, that only.
         """
         certificate_file, key_file = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         if certificate_file.exists() and key_file.exists():
             return certificate_file, key_file
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        names = [x509.DNSName(dns)] if dns else names
         builder = (
             _builder(_name(name), self._certificate.subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ JUMP = "jump"
 PROGRAMS = ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/lib/ssh/sshd")
 # Bound over the machine's own files, for the sshd and what it starts only.
 _IN_NAMESPACE = """
-for name in passwd shadow group sudoers; do mount --bind "$0/etc/$name" "/etc/$name" || exit 1; done
+for name in passwd shadow group sudoers hosts; do mount --bind "$0/etc/$name" "/etc/$name" || exit 1; done
 exec "$@"
 """
 CONFIG = """\
@@ -134,11 +134,13 @@ class Server:
 class SshServers:
     """The SSH servers of a folder. `ports`: name → port; the one named `jump` is the way to all others.
 
-    `sudo`: log in to the nodes as an account that is not root and may use sudo; see `why_no_sudo`.
+    `sudo`: log in to the nodes as an account that is not root and may use sudo; see `why_no_sudo`. `hosts`: names of
+    127.0.0.1 that only those nodes know.
     """
 
-    def __init__(self, folder: Path, ports: Mapping[str, int], *, sudo: bool) -> None:
+    def __init__(self, folder: Path, ports: Mapping[str, int], *, sudo: bool, hosts: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.hosts = hosts
         self.sudo = sudo
         self.servers = {name: Server(folder, name, port, sudo and name != JUMP) for name, port in ports.items()}
 
@@ -173,6 +175,7 @@ class SshServers:
         (self.folder / "known_hosts").write_text("".join(known))
         if self.sudo:
             _write_account(self.folder / "etc")
+            (self.folder / "etc/hosts").write_text(f"127.0.0.1 localhost {' '.join(self.hosts)}\n")
 
     def start(self) -> None:
         """Start those that do not run."""

@@ -8,6 +8,7 @@ Source: registry 4, 8; procedures 2.3, 2.6.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,12 +137,22 @@ class MetadataDB:
     def connect(self, *, write: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection; read-only, tuned for whole-registry queries, unless `write`. Raises DatabaseRefused."""
         try:
-            with psycopg.connect(**self._options(), autocommit=not write) as connection:
+            with self._connection(autocommit=not write) as connection:
                 if not write:
                     connection.execute(_SESSION)
                 yield connection
         except psycopg.Error as error:
             raise self._refused(error) from None
+
+    def _connection(self, *, autocommit: bool) -> psycopg.Connection[tuple[Any, ...]]:
+        """Over a forward it is tried twice: one whose SSH connection has just broken still takes us, and closes."""
+        try:
+            return psycopg.connect(**self._options(), autocommit=autocommit)
+        except psycopg.OperationalError:
+            if not self.route:
+                raise
+        time.sleep(1)
+        return psycopg.connect(**self._options(), autocommit=autocommit)
 
     def _options(self) -> dict[str, Any]:
         p = self.parameters

@@ -9,9 +9,13 @@ import pytest
 from georeg_lab.postgres import free_port
 from georeg_lab.sshd import SshdError, SshServers, why_no_sudo
 
+INTERNAL = "registry-db.internal"
+"""A name that only the node behind the jump host knows."""
+
 
 def _servers(factory: pytest.TempPathFactory, *, sudo: bool) -> Iterator[SshServers]:
-    servers = SshServers(factory.mktemp("ssh"), {"jump": free_port(), "node": free_port()}, sudo=sudo)
+    ports = {"jump": free_port(), "node": free_port()}
+    servers = SshServers(factory.mktemp("ssh"), ports, sudo=sudo, hosts=[INTERNAL])
     try:
         servers.create()
         servers.start()

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from georeg_lab import sshd
 from georeg_lab.layout import DEFAULT_BASE_PORT, MOST_REGISTRY_NODES, MOST_SECONDARIES, Lab, Ports, inside
 from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
@@ -66,6 +68,7 @@ class LabSites:
         registry_binary: Path | None = None,
         pg_bin: Path | None = None,
         gitlab_version: str | None = None,
+        ssh: bool = False,
         keep_on_failure: bool = False,
         progress: Progress = lambda _: None,
     ) -> LabSites:
@@ -73,7 +76,7 @@ class LabSites:
         making of a new lab removes it again, unless `keep_on_failure`. Raises LabError.
 
         `secondaries` is their number, 1 unless given; `registry_nodes` has for a site the number of its registry nodes,
-        where there is more than one."""
+        where there is more than one; `ssh` puts a real SSH server before each node, and a jump host before them all."""
         directory = directory.resolve()
         size = _size(secondaries or 1, registry_nodes or {})
         if (directory / "lab.json").exists():
@@ -93,6 +96,11 @@ class LabSites:
                     f"The lab in {directory} has other sites or registry nodes. "
                     f"Remove it first: `georeg lab down --dir {directory} --purge`."
                 )
+            if ssh and not lab.ssh:
+                raise LabError(
+                    f"The lab in {directory} has no SSH servers. "
+                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
+                )
             sites = cls(lab, progress)
             if sites.complete:
                 sites.start()
@@ -108,6 +116,8 @@ class LabSites:
             settings["pg_bin"] = str(pg_bin.resolve())
         if gitlab_version:
             settings["gitlab_version"] = release(gitlab_version).gitlab
+        if ssh:
+            settings["ssh"] = "direct" if sshd.why_no_sudo() else "sudo"
         sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), settings), progress)
         sites._make(keep_on_failure)
         return sites
@@ -134,6 +144,8 @@ class LabSites:
     def _build(self) -> None:
         lab = self.lab
         lab.save()
+        if lab.ssh:
+            self.ssh_servers.create()
         Authority(lab.pki)
         shared = node_files.gitlab_secrets()
         for site in lab.sites:
@@ -154,6 +166,7 @@ class LabSites:
         self.progress("gitlab-ctl reconfigure on every node")
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: self.run(node, "gitlab-ctl", "reconfigure"), lab.nodes))
+        self.ssh_servers.start()
         self._require_running()
         self.progress("replication: pushing images to the primary")
         try:
@@ -213,7 +226,16 @@ class LabSites:
                 rows.append(Service(node, name, services.status(root, name).pid is not None, ports.get(name, 0)))
         for site, cluster in zip(self.lab.sites, databases.external_clusters(self.lab), strict=True):
             rows.append(Service(site, "external registry database", cluster.pid() is not None, cluster.port))
+        for name, server in self.ssh_servers.servers.items():
+            rows.append(Service(name, "sshd", server.pid() is not None, server.port))
         return rows
+
+    @cached_property
+    def ssh_servers(self) -> sshd.SshServers:
+        """The SSH servers: the jump host's, and one for each node."""
+        names = [sshd.JUMP, *map(self.lab.node_name, self.lab.nodes)] if self.lab.ssh else []
+        ports = {name: self.lab.ports.ssh(number) for number, name in enumerate(names)}
+        return sshd.SshServers(self.lab.ssh_folder, ports, sudo=self.lab.ssh == "sudo")
 
     def run(self, node: str, program: str, *arguments: str, timeout: float = 120) -> str:
         """Run one of a node's programs (`gitlab-ctl`, …); its output. Raises LabError with the output's end."""
@@ -262,6 +284,7 @@ class LabSites:
             external = pool.map(lambda cluster: cluster.start(), databases.external_clusters(self.lab))
             list(pool.map(lambda node: self.run(node, "gitlab-ctl", "start"), self.lab.nodes))
             list(external)
+        self.ssh_servers.start()
         self._require_running()
 
     def _require_running(self) -> None:
@@ -276,6 +299,7 @@ class LabSites:
             raise LabError("\n".join(texts))
 
     def _stop(self) -> None:
+        self.ssh_servers.stop()
         roots = [self.lab.node_root(node) for node in self.lab.nodes]
         with ThreadPoolExecutor() as pool:
             list(pool.map(_stop_all_but_databases, roots))

@@ -24,6 +24,9 @@ def sites_file(lab: Lab) -> str:
 def _site(lab: Lab, site: str) -> dict[str, Any]:
     folder, ports = project_path(lab.dir), lab.ports
     ca = f"{folder}/pki/ca.crt"
+    way: dict[str, Any] = {"connection": "local"}
+    if lab.ssh:
+        way = {"connection": "ssh", "ssh_config": f"{folder}/ssh/ssh_config", "sudo": lab.ssh == "sudo"}
     return {
         "name": site,
         "geo_name": site,
@@ -46,10 +49,10 @@ def _site(lab: Lab, site: str) -> dict[str, Any]:
         },
         "nodes": [
             {
-                "name": f"{site}-node" if node == site else node,
+                "name": lab.node_name(node),
                 "roles": ["rails", "sidekiq", "registry", "postgres"] if node == site else ["registry"],
-                "connection": "local",
-                "root": f"{folder}/{node}",
+                **way,
+                "root": str(lab.node_root(node)) if lab.ssh else f"{folder}/{node}",
             }
             for node in lab.registry_nodes(site)
         ],

@@ -1,6 +1,6 @@
 # Detached jobs on a node, in plain POSIX sh: the same text runs on this machine and through a remote shell.
 #
-#   sh -c TEXT georeg-job launch TEXT FOLDER NAME GENERATION BYTES CWD DESCRIPTION [VAR=VALUE ...] -- COMMAND ...
+#   sh -c TEXT georeg-job launch TEXT UNIT FOLDER NAME GENERATION BYTES CWD DESCRIPTION [VAR=VALUE ...] -- COMMAND ...
 #   sh -c TEXT georeg-job look FOLDER [NAME]
 #
 # FOLDER/NAME/GENERATION/ holds one start: description (JSON), boot_id, started, pid ("PID START-TIME" of the process
@@ -10,6 +10,9 @@
 # `mkdir` of the generation is what makes a start unique: of two starters that saw the same generation finished, one
 # makes the next folder and the other finds it taken. launch answers "started", "taken" or "incomplete" (the command's
 # standard input did not arrive in full, so nothing was started).
+#
+# UNIT holds options for systemd-run, which is used where systemd runs and we are root: a job then belongs to no login
+# session, whose end could end it. Everywhere else, and with an empty UNIT, setsid has to do.
 umask 077
 
 start_time() { # of process $1; nothing when it is gone or a zombie
@@ -138,11 +141,42 @@ look() {
     done
 }
 
+quoted() { # its arguments as words for a shell, each continued on the next line
+    for word in "$@"; do printf '%s\n' "$word" | sed "s/'/'\\\\''/g; 1s/^/'/; \$s/\$/' \\\\/"; done
+    echo
+}
+
+by_systemd() { # OPTIONS TEXT FOLDER NAME ...; through pipes, since systemd expands $ in arguments, and files keep data
+    options=$1
+    shift
+    mkdir -p "$2" && pipes=$(mktemp -d "$2/.start-XXXXXXXX") || return
+    trap 'rm -rf "$pipes"' EXIT
+    mkfifo "$pipes/in" "$pipes/out" || return
+    text=$1
+    shift
+    {
+        echo "exec <'$pipes/in' >'$pipes/out' 2>&1"
+        echo 'exec sh -c \'
+        quoted "$text" georeg-job run "$@"
+    } >"$pipes/job"
+    # shellcheck disable=SC2086
+    if systemd-run $options --setenv="HOME=${HOME:-/root}" --setenv="PATH=$PATH" /bin/sh "$pipes/job" >&2; then
+        timeout 30 cat <&3 >"$pipes/in" &
+        timeout 30 cat "$pipes/out"
+    elif systemctl --quiet is-active "georeg-$2.service"; then
+        echo taken
+    fi
+}
+
 case $1 in
 launch)
-    text=$2
-    shift 2
+    text=$2 unit=$3
+    shift 3
     exec 3<&0
+    if [ -n "$unit" ] && [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ] && command -v systemd-run >/dev/null; then
+        by_systemd "$unit" "$text" "$@"
+        exit
+    fi
     setsid sh -c "$text" georeg-job run "$@" <&3 3<&- &
     ;;
 run)

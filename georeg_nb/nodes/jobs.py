@@ -23,6 +23,7 @@ from georeg_nb.errors import (
     ConnectionLost,
     JobLost,
     NodeFileMissing,
+    NodeUnreachable,
     ReadOnlySite,
     StepFailed,
 )
@@ -31,6 +32,9 @@ from georeg_nb.nodes.transport import Transport
 JOBS = "/var/lib/georeg/jobs"
 SHELL = resources.files("georeg_nb.nodes").joinpath("job.sh").read_text()
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+RECONNECT_SECONDS = 120.0
+"""How long a job whose node cannot be reached is waited for: it goes on without us."""
 
 State = Literal["running", "exited", "lost"]
 
@@ -82,15 +86,23 @@ class Job:
         """Follow it to its end and return how it ended. New output is given to `on_output` as text, as it comes.
 
         Raises CommandTimeout after `timeout` seconds: the job goes on, and is found again by its name.
-        An interrupt (Ctrl-C) leaves it running as well.
+        An interrupt (Ctrl-C) leaves it running as well; so does a connection that breaks: it is made again, and only
+        when that fails for RECONNECT_SECONDS the error is raised.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        offset, pause, job = 0, 0.05, self
+        offset, pause, job, heard = 0, 0.05, self, time.monotonic()
         while True:
-            job = job.refresh()
+            try:
+                job = job.refresh()
+                data = job.output(offset) if on_output else b""
+            except (ConnectionLost, NodeUnreachable):
+                if time.monotonic() - heard > RECONNECT_SECONDS:
+                    raise
+                time.sleep(1)
+                continue
+            heard = time.monotonic()
             if on_output:
-                data = job.output(offset)
                 offset += len(data)
                 if text := decoder.decode(data, final=job.state != "running"):
                     on_output(text)
@@ -184,7 +196,9 @@ def start(
     description = json.dumps({"argv": list(argv), "cwd": cwd or "/", "private": private})
     variables = [f"{key}={value}" for key, value in {**transport.environment(), **(env or {})}.items()]
     folder, working = transport.path(JOBS), transport.path(cwd or "/")
-    launch = ["sh", "-c", SHELL, "georeg-job", "launch", SHELL, folder, name, str(present + 1), str(len(data)), working]
+    unit = "" if transport.environment() else " ".join(systemd_options(name))  # a node below a folder is no machine
+    launch = ["sh", "-c", SHELL, "georeg-job", "launch", SHELL, unit, folder, name]
+    launch += [str(present + 1), str(len(data)), working]
     result = transport.run([*launch, description, *variables, "--", *transport.command(argv)], stdin=data, changes=True)
     answer = result.stdout.strip()
     if answer == "incomplete":
@@ -197,6 +211,18 @@ def start(
     if not found:
         raise JobLost(f"job {name} vanished right after its start", remedy="run again")
     return found[0]
+
+
+def systemd_options(name: str) -> list[str]:
+    """Options of the `systemd-run` that starts a job where systemd runs: no session's end, and no sshd's, ends it.
+
+    The unit is named after the job, so that systemd itself refuses a second one; it is gone when the job has ended
+    (--collect). What the command leaves running stays, as it does without systemd (KillMode=process: the default would
+    end it). No property that the oldest supported release, systemd 239, does not know. Source: systemd-run(1),
+    systemd.kill(5).
+    """
+    unit = f"--unit=georeg-{checked(name)}.service"
+    return ["--quiet", "--no-ask-password", "--collect", unit, "--property=KillMode=process"]
 
 
 def checked(name: str) -> str:

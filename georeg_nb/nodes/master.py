@@ -177,7 +177,7 @@ class Master:
         self._folder = private_folder()
         interval, count = self.keepalive
         settings = (
-            *("BatchMode=yes", f"ConnectTimeout={CONNECT_SECONDS}", "LogLevel=ERROR"),
+            *("BatchMode=yes", f"ConnectTimeout={CONNECT_SECONDS}", "LogLevel=INFO"),  # INFO tells of keepalives
             *(f"ServerAliveInterval={interval}", f"ServerAliveCountMax={count}"),
             *("ControlMaster=yes", f"ControlPath={self._folder / 's'}", "ControlPersist=no"),
             *("ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none", "RequestTTY=no"),

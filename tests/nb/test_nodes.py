@@ -349,7 +349,7 @@ def test_a_starter_that_looked_long_ago_starts_nothing(node: SomeNode) -> None:
     program(node, "import", 'cat "$GEOREG_NODE_ROOT/go"')
     running = node.start_job("import", ["import"])
     assert running.generation == 2 and node.list_dir(f"{JOBS}/import") == ["2"]
-    shell = ["sh", "-c", jobs.SHELL, "georeg-job", "launch", jobs.SHELL, node.transport.path(JOBS)]
+    shell = ["sh", "-c", jobs.SHELL, "georeg-job", "launch", jobs.SHELL, "", node.transport.path(JOBS)]
     late = node.transport.run(
         [*shell, "import", "1", "0", "/", "{}", "--", "touch", str(node.root / "twice")], stdin=b""
     )
