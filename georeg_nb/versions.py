@@ -181,6 +181,16 @@ DIFFERENCES: tuple[Difference, ...] = (
         "run",
     ),
     Difference(
+        "wrapper-reads-default-folder",
+        "`registry-database` reads /var/opt/gitlab/registry/config.yml, whatever registry['dir'] says",
+        "gitlab",
+        before(19, 1),
+        "the registry's folder in public_attributes.json; georeg reads the default folder alone in every release",
+        ("guard.registry.registry_runs",),
+        "procedures 3.2; recordings of registry-database",
+        "run",
+    ),
+    Difference(
         "injects-threshold",
         "the package adds the deprecated `threshold` to every notification endpoint; without `maxretries` it "
         "retries for ever",
@@ -200,6 +210,16 @@ DIFFERENCES: tuple[Difference, ...] = (
         ("gitlab_api.GitLabAPI.sync_records",),
         "procedures 5.4",
         "unconfirmed",
+    ),
+    Difference(
+        "enabled-is-a-boolean",
+        '`database.enabled` has to be a real boolean: a string, "false" and "prefer" too, stops the registry',
+        "registry",
+        before(4, 31),
+        "not needed: georeg writes real booleans in every release",
+        ("gitlab_rb.external_database",),
+        "the programs 4.10.0, 4.24.0 and 4.28.0, built from their source",
+        "run",
     ),
     Difference(
         "needs-postgresql-15",

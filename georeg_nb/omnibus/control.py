@@ -7,6 +7,7 @@ reconfigured again. Source: procedures 4.1, 4.5, design "Talking to the sites".
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,9 @@ from georeg_nb.nodes import Job, Node
 from georeg_nb.omnibus.rendered import (
     GITLAB_YML,
     LOCKFILES,
+    PUBLIC_ATTRIBUTES,
     REGISTRY_CONFIG,
+    REGISTRY_FOLDER,
     REGISTRY_SERVICE,
     REGISTRY_VERSION,
     VERSION_MANIFEST,
@@ -100,6 +103,14 @@ class Omnibus:
     def registry_is_enabled(self) -> bool:
         """Effective state: rendered, and its service is linked (procedures 2.0)."""
         return self.node.exists(REGISTRY_CONFIG) and self.node.exists(REGISTRY_SERVICE)
+
+    def registry_folder(self) -> str:
+        """Where the last reconfigure put the registry's files: `registry['dir']`."""
+        try:
+            attributes = json.loads(self._read(PUBLIC_ATTRIBUTES))
+        except (NodeFileMissing, ValueError):
+            return REGISTRY_FOLDER
+        return str((attributes.get("registry") or {}).get("dir") or REGISTRY_FOLDER)
 
     def service(self, name: str) -> Service | None:
         """The supervisor's word on a service; None when it does not know it."""

@@ -17,7 +17,9 @@ from georeg_nb.errors import StepFailed
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-REGISTRY_CONFIG = "/var/opt/gitlab/registry/config.yml"
+REGISTRY_FOLDER = "/var/opt/gitlab/registry"
+REGISTRY_CONFIG = f"{REGISTRY_FOLDER}/config.yml"
+PUBLIC_ATTRIBUTES = "/var/opt/gitlab/public_attributes.json"
 GITLAB_YML = "/var/opt/gitlab/gitlab-rails/etc/gitlab.yml"
 REGISTRY_SERVICE = "/opt/gitlab/service/registry"
 REGISTRY_VERSION = "/var/opt/gitlab/registry/VERSION"

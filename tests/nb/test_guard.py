@@ -203,6 +203,11 @@ CASES = [
         "down",
     ),
     Case("registry_runs", no_file("/opt/gitlab/service/registry"), "not enabled"),
+    Case(
+        "registry_runs",
+        file("/var/opt/gitlab/public_attributes.json", json.dumps({"registry": {"dir": "/srv/registry"}}).encode()),
+        "/srv/registry",
+    ),
     Case("registry_is_legacy_or_moved", put("process_mode", "database"), "reconfigure"),
     Case("registry_is_legacy_or_moved", put("process_mode", "silent"), "own registry"),
     Case(

@@ -195,3 +195,11 @@ def test_what_the_wrapper_does(version: str) -> None:
     answered = cases["migrate up, running, answer y"]
     assert answered["exit"] == 0
     assert answered["service_actions"] == (["stop registry", "start registry"] if asks else [])
+
+
+@pytest.mark.parametrize("version", ["18.2.8", "18.5.5", "18.7.7", "19.1.6"])
+def test_where_the_wrapper_looks_for_the_configuration(version: str) -> None:
+    cases = {case["name"]: result for case, result in recorded("registry-database.jsonl", version)}
+    command = cases["migrate up, registry folder elsewhere"]["executed"][0]
+    default = Profile.of(version).supports("wrapper-reads-default-folder")
+    assert command[-1] == ("/var/opt/gitlab/registry/config.yml" if default else "/srv/registry/config.yml")

@@ -9,7 +9,7 @@ import hmac
 import json
 import secrets
 
-from georeg_nb.omnibus import SECRETS
+from georeg_nb.omnibus import REGISTRY_FOLDER, SECRETS
 from georeg_nb.procedures import state
 from georeg_nb.runbook import Finding, check, expect, failed, passed, warning
 from georeg_nb.site import Site, Sites
@@ -35,8 +35,14 @@ def registry_runs(site: Site) -> Finding:
             wrong.append(f"not enabled on {package.node.name}")
         elif service is None or not service.up:
             wrong.append(f"down on {package.node.name}")
+        elif (folder := package.registry_folder()) != REGISTRY_FOLDER:
+            wrong.append(f"in {folder} on {package.node.name}, where neither GitLab's wrapper nor georeg looks")
     found = "; ".join(wrong) or "running on every registry node"
-    return expect(found, "running on every registry node", remedy="registry_external_url, reconfigure; or see its log")
+    return expect(
+        found,
+        "running on every registry node",
+        remedy="registry_external_url or registry['dir'], reconfigure; or see its log",
+    )
 
 
 @check("the registry keeps its metadata in the storage", source="procedures 2.0, registry 3", evidence="run")
