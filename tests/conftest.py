@@ -14,6 +14,7 @@ from ssh_server import ssh_servers, sudo_servers
 from georeg_lab.layout import Ports
 from georeg_lab.postgres import EPHEMERAL_START, port_is_free
 from georeg_lab.sites import LabSites
+from georeg_lab.sshd import SshdError, find_sshd
 
 __all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "sudo_servers"]
 
@@ -83,3 +84,18 @@ def fresh_lab(lab: LabSites) -> LabSites:
     """The sites as they were right after the first `up`."""
     lab.reset()
     return lab
+
+
+@pytest.fixture(scope="module")
+def ssh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
+    """Two running, seeded sites of a module's own, with a real SSH server before each node behind a jump host."""
+    try:
+        find_sshd()
+    except SshdError as error:
+        pytest.skip(str(error))
+    sites = LabSites.up(tmp_path_factory.mktemp("ssh-lab") / "lab", free_base_port(), ssh=True, progress=print)
+    try:
+        yield sites
+    finally:
+        sites.down(purge=True)
+        assert all(server.pid() is None for server in sites.ssh_servers.servers.values())
