@@ -63,6 +63,11 @@ SQL_WORDS = frozenset(  # a parenthesis may follow these too, without a call
 )
 
 
+CERTIFICATES = "/opt/gitlab/embedded/ssl/certs"
+# asks for the head of a registry's answer as GitLab itself would: from the node, with the authorities it trusts
+CURL = tuple(f"-sS -o /dev/null -D - --max-time 30 --cacert {CERTIFICATES}/cacert.pem --capath {CERTIFICATES}".split())
+
+
 class NotAReader(AssertionError):
     """A check wants to run a command that is not known to be harmless: a mistake in georeg, found before it ran."""
 
@@ -188,6 +193,12 @@ READERS: tuple[Reader, ...] = (
         lambda a: a[:1] == ("-c",) and len(a) <= 2 and not any(text.startswith("-") for text in a[1:]),
         ("-c", "/etc/gitlab/gitlab.rb"),
         stdin=True,
+    ),
+    Reader(
+        "curl",
+        "GETs the head of a registry's /v2/, without credentials",
+        lambda a: a[:-1] == CURL and re.fullmatch(r"https?://[\w.:\[\]-]+/v2/", a[-1]) is not None,
+        (*CURL, "https://registry.example.com:5050/v2/"),
     ),
     Reader(
         "ldd",

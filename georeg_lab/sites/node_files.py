@@ -26,6 +26,7 @@ PROGRAMS = {
     "opt/gitlab/embedded/bin/ruby": "georeg_lab.omnibus.ruby",
     "opt/gitlab/embedded/bin/psql": "georeg_lab.omnibus.psql",
     "opt/gitlab/embedded/bin/chpst": "georeg_lab.omnibus.chpst",
+    "opt/gitlab/embedded/bin/curl": "georeg_lab.omnibus.curl",
 }
 
 COMMON = """\

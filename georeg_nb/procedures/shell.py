@@ -16,12 +16,12 @@ from georeg_nb.metadata_db import TAG_LINES
 from georeg_nb.nodes import JOBS
 from georeg_nb.omnibus import LOCKFILES, REGISTRY_CONFIG
 from georeg_nb.omnibus.control import BACKUPS
+from georeg_nb.readers import CERTIFICATES
 from georeg_nb.runbook.by_hand import Paste, Place
 from georeg_nb.runbook.locks import LOCK
 from georeg_nb.site import KEEP, Site
 
 FOLDER = "/var/lib/georeg/by-hand"
-CERTIFICATES = "/opt/gitlab/embedded/ssl/certs"
 RECONFIGURE = f"/opt/gitlab/embedded/bin/ruby -c {gitlab_rb.PATH} && gitlab-ctl reconfigure"
 
 _NAMES = r"""

@@ -95,6 +95,18 @@ def command(line: str, answer: str, site: str = "primary") -> Callable[[World], 
     return lambda world: getattr(world, site).node.commands.update({line: answer})
 
 
+def pulls_from(url: str) -> Callable[[World], None]:
+    """What the secondary has rendered as the address of the primary's registry."""
+    document = {"production": {"geo": {"registry_replication": {"primary_api_url": url}}}}
+    return file("/var/opt/gitlab/gitlab-rails/etc/gitlab.yml", json.dumps(document).encode(), "secondary")
+
+
+def challenge(gitlab: str) -> str:
+    """The head of a registry's answer that sends to this GitLab for a token."""
+    realm = f'Bearer realm="{gitlab}/jwt/auth",service="container_registry"'
+    return f"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {realm}\r\n\r\n"
+
+
 def status(**facts: Any) -> Callable[[World], None]:
     return lambda world: world.status.update(facts)  # type: ignore[union-attr]
 
@@ -269,16 +281,25 @@ CASES = [
     ),
     Case("versions_are_equal", put("version", "18.7.6-ee"), "same version"),
     Case("clocks_agree", command("date", f"{int(datetime(2020, 1, 1, tzinfo=UTC).timestamp())}\n"), "NTP"),
-    Case(
-        "pulls_from_primary",
-        lambda w: w.secondary.node.files.update(
-            {
-                "/var/opt/gitlab/gitlab-rails/etc/gitlab.yml": json.dumps(
-                    {"production": {"geo": {"registry_replication": {"primary_api_url": "https://wrong:5050"}}}}
-                ).encode()
-            }
-        ),
-        "https://wrong:5050",
+    *(
+        Case(
+            "pulls_from_primary",
+            two(pulls_from(url), command("/opt/gitlab/embedded/bin/curl", answer, "secondary")),
+            says,
+            verdict=verdict,
+        )
+        for url, answer, says, verdict in [
+            ("https://wrong:5050", "", "https://wrong:5050; on secondary-node: no registry that asks", "failed"),
+            ("https://wrong:5050/path", "", "no address", "failed"),
+            ("", "", "not set", "failed"),
+            ("https://inside:5050", challenge("https://other.example.com"), "another GitLab", "failed"),
+            (
+                "https://inside:5050",
+                challenge("https://gitlab-primary.example.com"),
+                "under another address",
+                "warning",
+            ),
+        ]
     ),
     Case(
         "same_signing_key",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from georeg_nb.readers import READERS, RUNNER_EXPRESSIONS, NotAReader, Reader, require, selects_only
+from georeg_nb.readers import CURL, READERS, RUNNER_EXPRESSIONS, NotAReader, Reader, require, selects_only
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.program)
@@ -47,6 +47,11 @@ def test_every_entry_accepts_its_example_and_says_why(reader: Reader) -> None:
         "cat",
         "ldd /tmp/own-program",
         "psql -c SELECT",
+        "curl https://registry.example.com/v2/",
+        f"curl {' '.join(CURL)} https://user:secret@registry.example.com/v2/",
+        f"curl {' '.join(CURL)} https://gitlab.example.com/api/v4/version",
+        f"curl {' '.join(CURL)} -X DELETE https://registry.example.com/v2/",
+        f"curl {' '.join(CURL)} file:///v2/",
     ],
 )
 def test_what_changes_something_is_refused(argv: str) -> None:

@@ -548,6 +548,10 @@ class World:
         )
         commands["gitlab-rails runner puts Sidekiq"] = lambda: f"{self.syncs_running}\n"
         commands["gitlab-rails runner puts Gitlab::Redis"] = "0\n"
+        commands["/opt/gitlab/embedded/bin/curl"] = (
+            f'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm="{self.sites.primary.parameters.gitlab.url}'
+            '/jwt/auth",service="container_registry"\r\n\r\n'
+        )
         commands["date"] = lambda: f"{int(datetime.now(UTC).timestamp())}\n"
         commands["stat -c %Y"] = "100\n"
         commands["stat -L"] = f"1{len(site.name)}\n2{len(site.name)}\n"

@@ -7,10 +7,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 
+from georeg_nb.nodes import Node
 from georeg_nb.omnibus import REGISTRY_FOLDER, SECRETS
 from georeg_nb.procedures import state
+from georeg_nb.readers import CURL
 from georeg_nb.runbook import Finding, check, expect, failed, passed, warning
 from georeg_nb.site import Site, Sites
 
@@ -282,24 +285,47 @@ def notifications_fit(site: Site) -> Finding:
 
 @check("the secondary pulls from the primary's registry", source="procedures 2.4", evidence="source", scope="pair")
 def pulls_from_primary(sites: Sites) -> Finding:
-    """A wrong address ends as failed syncs only after the resync."""
-    wanted = sites.primary.parameters.registry.url
-    rows = [
-        {"site": site.name, "primary_api_url": site.rails.gitlab_yml().primary_api_url} for site in sites.secondaries
-    ]
-    wrong = [row for row in rows if row["primary_api_url"].rstrip("/") != wanted]
-    found = "; ".join(f"{row['site']}: {row['primary_api_url'] or 'not set'}" for row in rows)
-    if wrong:
+    """A wrong address, or one that the secondary cannot reach or does not trust, ends as failed syncs only after the
+    resync. It is asked on the nodes that sync, with the authorities that GitLab trusts there.
+    """
+    wanted, realm = sites.primary.parameters.registry.url, f"{sites.primary.parameters.gitlab.url}/jwt/auth"
+    rows = []
+    for site in sites.secondaries:
+        url = site.rails.gitlab_yml().primary_api_url
+        for node in site.with_role("sidekiq") or [site.rails_node]:
+            trouble = _trouble_of_pulling(node, url.rstrip("/"), realm)
+            rows.append({"site": site.name, "primary_api_url": url, "node": node.name, "trouble": trouble})
+    found = "; ".join(dict.fromkeys(f"{row['site']}: {row['primary_api_url'] or 'not set'}" for row in rows))
+    if any(row["trouble"] for row in rows):
+        told = "; ".join(f"on {row['node']}: {row['trouble']}" for row in rows if row["trouble"])
         return failed(
-            found,
+            f"{found}; {told}",
             wanted,
-            remedy="correct gitlab_rails['geo_registry_replication_primary_api_url'] on the secondary, or "
-            "registry.url of the "
-            "primary in the sites file",
+            remedy="correct gitlab_rails['geo_registry_replication_primary_api_url'] on the secondary (scheme and port "
+            "too), open the way from there, or put the authority into its /etc/gitlab/trusted-certs; then reconfigure",
             rows=rows,
         )
-    sites.primary.registry.identity()
+    if any(row["primary_api_url"].rstrip("/") != wanted for row in rows):
+        return warning(
+            f"{found}; it answers as a registry of {realm.removesuffix('/jwt/auth')}",
+            wanted,
+            remedy="make sure that it is the primary's own registry under another address, and not the secondary's",
+            rows=rows,
+        )
     return passed(found, f"{wanted}, which answers", rows=rows)
+
+
+def _trouble_of_pulling(node: Node, url: str, realm: str) -> str:
+    """Why a node cannot pull from this address; empty when a registry there wants tokens of the primary's GitLab."""
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+", url):
+        return "no address" if url else "not set"
+    asked = node.run(["/opt/gitlab/embedded/bin/curl", *CURL, f"{url}/v2/"], check=False)
+    if asked.status:
+        return asked.stderr.strip() or f"curl ended with {asked.status}"
+    challenge = re.search(r'^www-authenticate: *bearer realm="([^"]*)"', asked.stdout, re.IGNORECASE | re.MULTILINE)
+    if challenge is None:
+        return f"no registry that asks for tokens answers: {asked.stdout.partition(chr(10))[0].strip() or 'nothing'}"
+    return "" if challenge[1] == realm else f"it is the registry of another GitLab ({challenge[1]})"
 
 
 @check(
