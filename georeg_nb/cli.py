@@ -139,6 +139,22 @@ def check(scenario: str | None, file: str, given: tuple[str, ...]) -> None:
     sys.exit(operations.check(scenario, file, given))
 
 
+@georeg.command(epilog=EXIT_STATUSES)
+@click.argument("scenario", type=ScenarioName(), required=False)
+@FILE
+@PARAMETER
+@click.option("--json", "as_json", is_flag=True, help="For machines: every repository and every single difference.")
+def compare(scenario: str | None, file: str, given: tuple[str, ...], as_json: bool) -> None:
+    """Do the sites hold the same images now? In any metadata mode, before, during and after a migration.
+
+    In the databases where all can be asked, else over HTTP; -p 'verify_with=[api]' or [content] compares over HTTP what
+    the databases say to be equal. Changes nothing, keeps no record.
+    """
+    from georeg_nb import operations
+
+    sys.exit(operations.compare(scenario, file, given, as_json))
+
+
 @georeg.command()
 @click.argument("scenario", type=ScenarioName(), required=False)
 @FILE

@@ -17,12 +17,13 @@ from rich.console import Console
 from georeg_nb import parameters, runner, sealing, site
 from georeg_nb import scenarios as known
 from georeg_nb import status as state_of_sites
-from georeg_nb.display import Block, Code, Document, Facts, Headline, Table
+from georeg_nb.display import Block, Code, Document, Facts, Headline, Table, Text
 from georeg_nb.display.text import renderable
 from georeg_nb.errors import ParametersError, Problem, RecordError
 from georeg_nb.ledger import EXIT_CODES, broken_links, read, verdict
 from georeg_nb.parameters import ScenarioParameters, SitesFile, find_file, project_root
 from georeg_nb.parameters.files import read_yaml
+from georeg_nb.procedures import comparing
 from georeg_nb.progress import ProgressDisplay
 from georeg_nb.records import Record, base_folder, hostname, stamp
 from georeg_nb.redaction import redact
@@ -184,6 +185,34 @@ def check(scenario: str | None, file: str, given: Sequence[str]) -> int:
             table = Run(declared, sites, quiet, record, reporter).check(declared.sections[0].name)
     show(table.document)
     return 3 if table.failed else 0
+
+
+def compare(scenario: str | None, file: str, given: Sequence[str], as_json: bool) -> int:
+    """Compare every secondary with the primary. Returns 0, 6 when they differ, or 3 when that cannot be told."""
+    name = _scenario_of(scenario, file)
+    _, options, _ = _values(name, file, given, ())
+    blocks: list[Block] = []
+    data: list[dict[str, Any]] = []
+    statuses = {"different": 6, "not compared": 3}
+    with tempfile.TemporaryDirectory(prefix="georeg-") as folder:
+        record = Record.create(name, Path(folder))
+        sites = _open(options, parameters.load_sites(options.sites), name, Reporter(record)).read_only_view()
+        with ProgressDisplay(record.path, Console(stderr=True)):
+            compared = [(title, one) for site in sites.secondaries for title, one in comparing.every_level(site)]
+    for title, one in compared:
+        finding = comparing.judged(one)
+        blocks.append(Headline(finding.verdict, f"{title}: {finding.found}"))
+        blocks += [Text(finding.remedy)] if finding.remedy else []
+        for rows in ([row for row in one.rows() if row["verdict"] != "equal"], one.difference_rows()):
+            blocks += TableView(title, rows).document.blocks if rows else []
+        tables = {"repositories": one.rows(), "differences": one.difference_rows()}
+        data.append({"comparison": title, "verdict": one.verdict, "reason": one.reason, **tables})
+    document = Document("compare", blocks, {"comparisons": data})
+    if as_json:
+        click.echo(json.dumps(document.json(), indent=2, ensure_ascii=False, default=str))
+    else:
+        show(document)
+    return max((statuses.get(one.verdict, 0) for _, one in compared), default=0)
 
 
 def status(scenario: str | None, file: str, as_json: bool) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -62,6 +62,17 @@ def compare(sites: Sites, secondary: Site) -> Comparison:
         "metadata",
         lambda _: compare_databases(primary.metadata_db, secondary.metadata_db, names=names),
     )
+
+
+def every_level(secondary: Site) -> Iterator[tuple[str, Comparison]]:
+    """Every comparison that the parameters ask for, with its title; whatever the sites' metadata mode is."""
+    sites = secondary.sites
+    why, title = why_over_http(sites, secondary), f"{secondary.name} against {sites.primary.name}"
+    yield f"{title}, {f'over HTTP ({why})' if why else 'in the databases'}", compare(sites, secondary)
+    if not why and "api" in secondary.options.verify_with:
+        yield f"{title}, over HTTP", over_http(sites, secondary, "api", cross_check=True)
+    if secondary.options.content_percent:
+        yield f"{title}, every byte", over_http(sites, secondary, "content")
 
 
 def over_http(sites: Sites, secondary: Site, level: Level, *, cross_check: bool = False) -> Comparison:

@@ -29,8 +29,11 @@ def test_a_plan_changes_nothing(fresh_workplace: Workplace) -> None:
     lab = fresh_workplace.lab
     databases, files, asked = database_dumps(lab), file_hashes(lab), len(commands(lab))
 
+    compared = fresh_workplace.georeg("compare", "-f", PARAMETERS)
     planned = fresh_workplace.run()
 
+    assert compared.status == 0, compared.output
+    assert "over HTTP (primary's registry is not on its own database)" in compared.stdout
     assert planned.status == 0, planned.output
     assert database_dumps(lab) == databases
     assert file_hashes(lab) == files

@@ -102,11 +102,11 @@ class TestHelp:
         assert code == 0
         for number in EXIT_CODES:
             assert str(number) in out
-        for command in ("run", "open", "check", "status", "scenarios", "records", "lab"):
+        for command in ("run", "open", "check", "compare", "status", "scenarios", "records", "lab"):
             assert f"\n  {command}" in out
 
     def test_of_every_command(self, invoke: Invoke) -> None:
-        for command in ("run", "open", "check", "status", "scenarios", "records"):
+        for command in ("run", "open", "check", "compare", "status", "scenarios", "records"):
             code, out, _ = invoke(command, "--help")
             assert code == 0
             assert "Usage: " in out

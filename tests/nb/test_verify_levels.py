@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from test_migration_steps import _Clock, run_all
 from world import TAGS, World
 
+from georeg_nb import operations
 from georeg_nb.errors import VerificationDiffers
 from georeg_nb.ledger import CheckResult, verdict
 from georeg_nb.procedures import comparing
@@ -187,3 +188,34 @@ def test_single_differences_are_in_json_csv_junit_and_html(tmp_path: Path) -> No
         failure = cases[name, "acme/app:latest"].find("failure")
         assert failure is not None and "kind: missing" in str(failure.text or failure.get("message"))
     assert cases["same_images", "acme/app"].find("failure") is not None
+
+
+@pytest.mark.parametrize("when", ["legacy", "moved"])
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        (lambda world: None, 0, "equal"),
+        (lambda world: world.secondary.registry._tags.pop(("acme/app", "latest")), 6, "acme/app:latest (missing)"),
+        (lambda world: setattr(world.secondary, "silent", True), 3, "not compared to the end"),
+    ],
+)
+def test_the_command_compares_in_any_mode(
+    when: str,
+    change: Callable[[World], object],
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = migrated(tmp_path, verify_with=["api"]) if when == "moved" else World()
+    change(world)
+    monkeypatch.setattr(operations, "_values", lambda *_: ({}, world.options, world.sites))
+    monkeypatch.setattr(operations, "_open", lambda *_: world.sites)
+    monkeypatch.setattr(operations.parameters, "load_sites", lambda _: None)
+    assert operations.compare("migrate-legacy", "f.yml", (), False) == status
+    assert says in " ".join(capsys.readouterr().out.split())
+    assert operations.compare("migrate-legacy", "f.yml", (), True) == status
+    (one,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert one["verdict"] == {0: "equal", 6: "different", 3: "not compared"}[status]
+    assert [row["tag"] for row in one["differences"]] == (["latest"] if status == 6 else [])
