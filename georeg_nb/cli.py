@@ -103,14 +103,19 @@ def georeg() -> None:
 @PARAMETER
 @click.option("--approve", multiple=True, metavar="all|STEP", help="Approve a section, a step or all reversible steps.")
 @click.option("--resume", default="", metavar="RUN", help="Continue an earlier run: same record, next attempt.")
-def run(scenario: str, file: str, given: tuple[str, ...], approve: tuple[str, ...], resume: str) -> None:
+@click.option(
+    "--take-over", default="", metavar="RUN", help="Take the sites' locks from a run that nobody is at any more."
+)
+def run(
+    scenario: str, file: str, given: tuple[str, ...], approve: tuple[str, ...], resume: str, take_over: str
+) -> None:
     """Run a scenario's notebook without anyone at it, and keep the record.
 
     Nothing approved is a plan: every check is made, every change is shown, nothing is changed.
     """
     from georeg_nb import operations
 
-    sys.exit(operations.run(scenario, file, given, approve, resume))
+    sys.exit(operations.run(scenario, file, given, approve, resume, take_over))
 
 
 @georeg.command("open", context_settings={"ignore_unknown_options": True})

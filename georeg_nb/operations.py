@@ -125,7 +125,9 @@ def _scenario_of(scenario: str | None, file: str) -> str:
 # runs
 
 
-def run(scenario: str, file: str, given: Sequence[str], approve: Sequence[str], resume: str) -> int:
+def run(
+    scenario: str, file: str, given: Sequence[str], approve: Sequence[str], resume: str = "", take_over: str = ""
+) -> int:
     """Run the notebook, keep and seal the record, show the verdict. Returns the exit status."""
     values, _, _ = _values(scenario, file, given, approve)
     notebook = runner.find_notebook(scenario)
@@ -134,7 +136,7 @@ def run(scenario: str, file: str, given: Sequence[str], approve: Sequence[str], 
         raise ParametersError([Problem(f"is a run of {record.scenario}, not of {scenario}", "--resume")])
     sealing.reopen(record)
     _current.append(record)
-    os.environ["GEOREG_PARAMETERS_FILE"] = file
+    os.environ |= {"GEOREG_PARAMETERS_FILE": file, "GEOREG_TAKE_OVER": take_over}
     console = Console(stderr=True)
     console.print(f"Run {record.run}; its record is {_near(record.path)}", highlight=False, soft_wrap=True)
     with ProgressDisplay(record.path, console):

@@ -202,10 +202,6 @@ class ScenarioParameters(_Model):
     """Approved beforehand: all, a section, a step, a full step id, or id@plan-digest. Empty: a plan, no change."""
     attest: dict[str, Name] = {}
     """Manual steps that were done, each with who and what: {"step": "text"}."""
-    take_over: str = ""
-    """Id of the run whose site locks are taken over."""
-    resume: str = ""
-    """Id of the run whose record is continued."""
 
 
 class MigrateLegacyParameters(ScenarioParameters):

@@ -60,7 +60,7 @@ class SiteLocks:
     def __init__(self, run: str, tell: Callable[..., Any], take_over: str = "") -> None:
         self.run = run
         self._tell = tell
-        self._take_over = take_over
+        self.take_over = take_over
         self._held: dict[str, Any] = {}
 
     def take(self, site: Any) -> str:
@@ -106,7 +106,7 @@ class SiteLocks:
     def _may_take_over(self, site: Any, holder: dict[str, Any]) -> str:
         if is_dead(holder):
             return f"the lock of {site.name} was held by {describe(holder)}; it was taken over"
-        if self._take_over and self._take_over == holder.get("run"):
+        if self.take_over and self.take_over == holder.get("run"):
             return f"the lock of {site.name} was held by {describe(holder)}; it was taken over as asked"
         raise self._locked(site, holder)
 
@@ -114,7 +114,8 @@ class SiteLocks:
         run = holder.get("run")
         return SiteLocked(
             f"the site is held by {describe(holder)}",
-            remedy=f"wait for it; or, when you are sure that nobody works there, set take_over: {run}",
+            remedy=f'wait for it; or, when you are sure that nobody works there: `run.take_over("{run}")`, or '
+            f"`georeg run … --take-over {run}`",
             site=site.name,
         )
 

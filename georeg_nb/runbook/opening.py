@@ -18,7 +18,6 @@ from georeg_nb.redaction import install_in_kernel
 from georeg_nb.runbook.model import Scenario
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.run import Run, show
-from georeg_nb.sealing import reopen
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def _close_current() -> None:
 def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | None = None) -> Run:
     """Open a run of a scenario. From here on everything that this kernel sends is redacted.
 
-    It continues the record that `resume`, the runner, or the notebook's own folder names; else it starts a new one.
+    It continues the record that the runner, or the notebook's own folder names; else it starts a new one.
     Raises ParametersError before anything is contacted.
     """
     install_in_kernel()
@@ -64,9 +63,10 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
     _close_current()  # the setup cell was run again
     try:
         options = wiring.validate(scenario.id, values)
-        record = choose_record(scenario.id, getattr(options, "resume", ""))
+        record = choose_record(scenario.id)
         reporter = Reporter(record)
-        run = Run(scenario, wiring.open_sites(options, reporter, scenario.id), options, record, reporter)
+        sites = wiring.open_sites(options, reporter, scenario.id)
+        run = Run(scenario, sites, options, record, reporter, take_over=os.environ.get("GEOREG_TAKE_OVER", ""))
     except ParametersError as error:
         if path := os.environ.get("GEOREG_RUN"):
             Ledger(Path(path) / "ledger.jsonl").append("parameters.wrong", exit_code=2, message=error.message)
@@ -77,8 +77,8 @@ def open_run(scenario: Scenario, values: Mapping[str, Any], wiring: Wiring | Non
     return run
 
 
-def choose_record(scenario: str, resume: str) -> Record:
-    """Which record this run writes: the runner's, the one that is resumed, the folder's own, or a new one.
+def choose_record(scenario: str) -> Record:
+    """Which record this run writes: the runner's (that of `--resume`, say), the folder's own, or a new one.
 
     A sealed record is finished: by hand, running its notebook again makes a new one.
     """
@@ -86,10 +86,6 @@ def choose_record(scenario: str, resume: str) -> Record:
         record = Record(Path(path))
         if record.scenario == scenario:
             return record
-    if resume:
-        record = Record.open(resume)
-        reopen(record)
-        return record
     here = _STARTED_IN
     if RUN_ID.fullmatch(here.name) and Record(here).scenario == scenario and not Record(here).sealed:
         return Record(here)

@@ -31,8 +31,8 @@ def show(shown: Any) -> None:
 class Run:
     """One execution of a scenario's notebook. Made by `open_run`.
 
-    `options` are the scenario's parameters: `approve`, `attest` and `take_over` are the engine's, the rest is the
-    procedures'. Raises ParametersError when they name steps that there are not.
+    `options` are the scenario's parameters: `approve` and `attest` are the engine's, the rest is the procedures'.
+    `take_over` is the run whose locks may be taken over. Raises ParametersError for steps that there are not.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Run:
         record: Record,
         reporter: Reporter | None = None,
         *,
+        take_over: str = "",
         show: Callable[[Any], None] = show,
     ) -> None:
         self.scenario = scenario
@@ -59,7 +60,7 @@ class Run:
         self._approvals.restore(earlier, wishes=not approve)
         if approve:
             self._approvals.wish(approve, "parameter")
-        locks = SiteLocks(record.run, self.ledger.append, getattr(options, "take_over", ""))
+        locks = SiteLocks(record.run, self.ledger.append, take_over)
         self._engine = Engine(
             sites, record, self.ledger, self._approvals, locks, reporter or Reporter(record), scenario, self._refs
         )
@@ -114,6 +115,11 @@ class Run:
         refs = find_all(name, self._refs)
         sentences = [f"{ref.id} {self._approvals.attest(ref, text.strip(), 'call')}" for ref in refs]
         return _answer(f"{'; '.join(sentences)}. Now run the section's cell again.")
+
+    def take_over(self, run: str) -> Document:
+        """Take the sites' locks from the run of this id, when you are sure that nobody works there any more."""
+        self._engine.locks.take_over = run
+        return _answer(f"The locks of {run} are taken over when a site is first changed. Now run the cell again.")
 
     def undo(self, step: str) -> SectionResult:
         """Take one step back, by its name. Raises GeoregError when there is no way back, StepFailed when it failed."""

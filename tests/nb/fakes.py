@@ -154,8 +154,6 @@ class Options:
     sites: str = ""
     approve: list[str] = field(default_factory=list)
     attest: dict[str, str] = field(default_factory=dict)
-    take_over: str = ""
-    resume: str = ""
     script: dict[str, str] = field(default_factory=dict)  # what goes wrong: step name -> how
 
 

@@ -115,8 +115,7 @@ def test_cells_are_few_short_and_hold_no_logic(entry: Entry) -> None:
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     forbidden = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.Try, ast.If, ast.Lambda)
     for cell in code_cells(entry):
-        limit = 10 if "parameters" in cell.metadata.tags else 8
-        assert len(cell.source.splitlines()) <= limit
+        assert len(cell.source.splitlines()) <= 8
         assert not any(isinstance(node, forbidden) for node in ast.walk(ast.parse(cell.source)))
         assert not cell.source.startswith(("!", "%"))
 

@@ -552,7 +552,8 @@ class TestLocks:
             second.apply("hold")
         assert code(second) == 3
         assert outcomes(second)["hold/hold"] == "not reached"
-        third = opened(approve=["hold"], take_over="other")
+        third = opened(approve=["hold"])
+        third.take_over("other")
         assert third.apply("hold").complete
         assert "as asked" in next(e["sentence"] for e in third.ledger.entries() if e["event"] == "lock.taken")
 
