@@ -18,7 +18,7 @@ from standing import importers
 from workplace import Workplace, end
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > limit or process.poll() is not None:
