@@ -406,11 +406,11 @@ def signs_of_use(site: Site) -> list[str]:
 def note_import(site: Site) -> None:
     """Keep that imports of ours write into the database from now on: before the first, with nothing in it yet."""
     if not _imports_are_ours(site):
-        site.keep.save("imports", {"since": stamp(), "database": site.metadata_db.address})
+        site.keep.save("our-imports", {"since": stamp(), "database": site.metadata_db.address})
 
 
 def _imports_are_ours(site: Site) -> bool:
-    kept = site.keep.load("imports")
+    kept = site.keep.load("our-imports")
     return isinstance(kept, Mapping) and kept.get("database") == site.metadata_db.address
 
 

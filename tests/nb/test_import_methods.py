@@ -186,7 +186,7 @@ def test_the_window_of_step_two_follows_step_one() -> None:
     [
         (lambda site: site.database.traces.append("images were pushed into it"), "images were pushed into it"),
         (lambda site: site.keep.save("enabled", {"at": "2026-01-01"}), "enabled once"),
-        (lambda site: site.keep.remove("imports"), "no import of ours is known"),
+        (lambda site: site.keep.remove("our-imports"), "no import of ours is known"),
         (lambda site: site.lock("database"), "database-in-use was there before"),
         (lambda site: setattr(site, "process_mode", "database"), "legacy"),
         (lambda site: site.database.sessions.append("somebody"), "somebody"),
