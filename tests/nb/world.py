@@ -96,6 +96,9 @@ class FakeNode:
         view.__dict__ = {**self.__dict__, "readonly": True}
         return view
 
+    def close(self) -> None:
+        """There is no connection."""
+
     def _writable(self) -> None:
         if self.readonly:
             raise ReadOnlySite("a check or a plan tried to change something", node=self.name)
