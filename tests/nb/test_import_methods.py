@@ -245,12 +245,12 @@ def test_a_step_that_failed_or_was_killed_is_taken_up(step: str, how: str, tmp_p
     world = three_steps()
     perform = world.perform
 
-    def failing(site: Any, name: str, argv: tuple[str, ...]) -> Any:
+    def failing(site: Any, name: str, argv: tuple[str, ...], node: Any) -> Any:
         world.fail = {"secondary-import": how} if f"--step-{step}" in argv else {}
-        return perform(site, name, argv)
+        return perform(site, name, argv, node)
 
     world.perform = failing  # type: ignore[method-assign]
-    with pytest.raises(StepFailed):
+    with pytest.raises(StepFailed, match="it broke" if how == "1" else "without leaving its exit status"):
         run_all(world, tmp_path)
     assert not state.read_only_nodes(world.secondary)
     assert bool(world.secondary.database.tags) is (step != "one")
