@@ -31,13 +31,19 @@ def junit_suites(
     for name, rows in images.items():
         suites[name] = [
             {
-                "name": ":".join(str(row[key]) for key in ("repository", "tag") if row.get(key)),
+                "name": _name_of(row),
                 "outcome": _IMAGES.get(row["verdict"], "failed"),
                 "message": ", ".join(f"{column}: {value}" for column, value in row.items() if column != "repository"),
             }
             for row in rows
         ]
     return suites
+
+
+def _name_of(row: Mapping[str, Any]) -> str:
+    """A repository, or repository:tag; with the secondary where there are several."""
+    name = ":".join(str(row[key]) for key in ("repository", "tag") if row.get(key))
+    return f"{row['secondary']} {name}" if "secondary" in row else name
 
 
 def _junit(word: str) -> str:
