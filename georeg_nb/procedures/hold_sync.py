@@ -16,7 +16,7 @@ from georeg_nb import gitlab_rb
 from georeg_nb.errors import GeoregError, StepFailed
 from georeg_nb.gitlab_api import GeoSite, synced_since
 from georeg_nb.omnibus import Omnibus
-from georeg_nb.procedures import hold_by_hand, state
+from georeg_nb.procedures import hold_by_hand, standing, state
 from georeg_nb.readers import REPLICATION_ENABLED, RUNNING_SYNC_JOBS, SYNC_LEASES
 from georeg_nb.runbook import (
     Change,
@@ -58,9 +58,8 @@ def geo_site(site: Site) -> GeoSite:
     name = site.parameters.geo_site_name
     found = [entry for entry in site.sites.primary.gitlab.geo_sites() if entry.name == name]
     if not found:
-        raise StepFailed(
-            f"GitLab knows no Geo site named {name!r}", remedy="see geo_name in the sites file", site=site.name
-        )
+        remedy = "see geo_name in the sites file"
+        raise StepFailed(f"GitLab knows no Geo site named {name!r}", remedy=remedy, site=site.name)
     return found[0]
 
 
@@ -170,7 +169,7 @@ class HoldImageSync(Step):
         site.keep.remove("hold")
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe_all(site)
+        return standing.describe_all(site)
 
 
 def _set_hold(site: Site, job: str, setting: str | None) -> None:
@@ -189,9 +188,8 @@ def _set_hold(site: Site, job: str, setting: str | None) -> None:
 
 
 def by_hand(site: Site, changes: dict[str, str | None], *roles: str) -> str | None:
-    """The instruction where another tool owns the gitlab.rb of a node; None when there is none of these roles.
-
-    It is for every node of the roles: they change in one step, and a step is done either by georeg or by hand.
+    """The instruction where another tool owns the gitlab.rb of a node of these roles: for all of them, because a step
+    is done either by georeg or by hand. None where it owns none.
     """
     nodes = site.with_role(*roles)
     owned = [node.name for node in nodes if site.is_manual(node)]
@@ -312,7 +310,7 @@ class ReleaseImageSync(Step):
         _set_hold(site, f"{self.name}-undo", HOLD_SETTING)
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe_all(site)
+        return standing.describe_all(site)
 
 
 class ResyncEverything(Step):
@@ -380,7 +378,7 @@ class ResyncEverything(Step):
         return passed(f"{len(records)} repositories synced since the release", "all")
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe_all(site)
+        return standing.describe_all(site)
 
 
 def _time_of(site: Site) -> str:

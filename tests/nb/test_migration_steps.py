@@ -15,7 +15,7 @@ from georeg_nb import gitlab_rb, redaction
 from georeg_nb.errors import GeoregError, PrerequisiteError, StepFailed, VerificationDiffers
 from georeg_nb.ledger import verdict
 from georeg_nb.omnibus import GITLAB_RB
-from georeg_nb.procedures import state
+from georeg_nb.procedures import standing, state
 from georeg_nb.procedures.import_metadata import checks
 
 METHODS = ("one-step", "three-step")
@@ -366,7 +366,7 @@ def test_killed_around_any_job_and_started_again(method: str, job: str, when: st
     world.perform = killing  # type: ignore[method-assign]
     with pytest.raises(Killed):
         run_all(world, tmp_path)
-    described = state.describe(world.secondary)
+    described = standing.describe(world.secondary)
     if state.read_only_nodes(world.secondary):
         assert "READ-ONLY" in described
     result = run_all(world, tmp_path)
@@ -389,7 +389,7 @@ def test_an_import_that_still_runs_is_followed_and_never_started_twice(tmp_path:
     with pytest.raises(Killed):
         run_all(world, tmp_path)
     assert checks.import_runs(world.secondary)
-    assert "secondary-import" in state.describe(world.secondary)
+    assert "secondary-import" in standing.describe(world.secondary)
     result = run_all(world, tmp_path)
     assert result.exit_code == 0
     assert sum("import" in line for line in world.secondary.node.started) == 1

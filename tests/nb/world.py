@@ -22,7 +22,7 @@ from georeg_nb.errors import ConnectionLost, DatabaseRefused, HttpRefused, NodeF
 from georeg_nb.gitlab_api import GeoSite, GeoStatus, License, SyncRecord, Version
 from georeg_nb.metadata_db import Bucket, Server
 from georeg_nb.nodes import Result
-from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS, Omnibus
+from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS, Omnibus, RegistryConfig
 from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
 from georeg_nb.procedures import state
 from georeg_nb.registry_api import MANIFEST_TYPES, Head, Identity, Manifest
@@ -84,7 +84,6 @@ class FakeNode:
         self.site = site
         self.name = name
         self.roles = frozenset(roles)
-        self.away = False
         self.files: dict[str, bytes] = {}
         self.commands: dict[str, str | Callable[[], str]] = {}
         self.kept_jobs: dict[str, FakeJob] = {}
@@ -96,16 +95,13 @@ class FakeNode:
         view.__dict__ = {**self.__dict__, "readonly": True}
         return view
 
-    def close(self) -> None:
-        """There is no connection."""
-
     def _writable(self) -> None:
         if self.readonly:
             raise ReadOnlySite("a check or a plan tried to change something", node=self.name)
 
     def _files(self, path: str) -> dict[str, bytes]:
         """The nodes of a site share their storage."""
-        if self.away:
+        if self.name in self.site.away:
             raise ConnectionLost("the connection was cut", node=self.name)
         return self.site.node.files if path.startswith(STORAGE) else self.files
 
@@ -407,6 +403,7 @@ class FakeSite(Site):
         self.answers_as = name
         self.manual: bool | str = False  # every node, or the one of that name
         self.registries_down: set[str] = set()
+        self.away: set[str] = set()  # nodes that cannot be reached
         self.seen: list[list[tuple[str, bool]]] = []  # after every reconfigure: mode and read-only, node by node
         server = Server(170010, False, False, f"identity-{name}", "registry", True, "hex", True, "TLSv1.3")
         self.database = FakeDatabase(self, server)
@@ -537,6 +534,7 @@ class World:
         files["/opt/gitlab/version-manifest.txt"] = b"gitlab-ee 18.7.7\n\nComponent\n"
         files["/var/opt/gitlab/registry/VERSION"] = b"/opt/gitlab/embedded/bin/registry github.com/x v4.32.0-gitlab"
         files["/opt/gitlab/service/registry"] = b""
+        files["/etc/gitlab/ssl/db-ca.crt"] = b"certificate"
         for name in ("repositories", "blobs"):
             files[f"{STORAGE}/docker/registry/v2/{name}/x"] = b""
         commands["gitlab-ctl status registry"] = "run: registry: (pid 1) 9s; run: log: (pid 2) 9s\n"
@@ -617,8 +615,9 @@ class World:
         node.files[REGISTRY_CONFIG] = yaml.safe_dump(config).encode()
         if "rails" in node.roles:
             node.files[GITLAB_YML] = yaml.safe_dump({"production": gitlab}).encode()
-        configs = [Omnibus(one).registry_config() for one in site.nodes if REGISTRY_CONFIG in one.files]  # type: ignore[attr-defined]
-        site.seen.append([(config.mode, config.read_only) for config in configs if config])
+        texts = [one.files[REGISTRY_CONFIG].decode() for one in site.nodes if REGISTRY_CONFIG in one.files]  # type: ignore[attr-defined]
+        configs = [RegistryConfig.parse(text) for text in texts]
+        site.seen.append([(config.mode, config.read_only) for config in configs])
 
     def replicate(self) -> None:
         """An event on the primary, which reaches each secondary unless sync is held there."""

@@ -1,6 +1,6 @@
 """G0 for this scenario: everything that must hold on each site, and of the sites as a pair, before the first change."""
 
-from georeg_nb.procedures.guard import database, instance, registry
+from georeg_nb.procedures.guard import database, instance, nodes, registry, storage
 from georeg_nb.runbook import Procedure
 
 GUARD = Procedure(
@@ -22,12 +22,14 @@ GUARD = Procedure(
         registry.registry_is_legacy_or_moved,
         registry.lockfiles_agree,
         registry.no_foreign_database,
-        registry.storage_has_one_driver,
+        storage.storage_has_one_driver,
+        nodes.nodes_are_alike,
         registry.catalog_is_readable,
         registry.not_read_only,
         registry.log_says_enough,
         registry.no_offline_collection,
         registry.notifications_fit,
+        nodes.authority_is_there,
         database.database_answers,
         database.database_is_new_enough,
         database.database_is_writable,
@@ -41,7 +43,7 @@ GUARD = Procedure(
         instance.clocks_agree,
         registry.pulls_from_primary,
         registry.same_signing_key,
-        registry.storages_are_distinct,
+        storage.storages_are_distinct,
         database.databases_are_distinct,
     ],
 )

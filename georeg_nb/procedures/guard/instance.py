@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from georeg_nb.errors import HttpRefused, NodeFileMissing
 from georeg_nb.gitlab_api import GeoSite
+from georeg_nb.nodes import Node
+from georeg_nb.omnibus import GITLAB_YML, REGISTRY_CONFIG
 from georeg_nb.procedures import state
 from georeg_nb.procedures.hold_sync import ask_rails
 from georeg_nb.readers import GEO_ROLE
@@ -230,7 +232,7 @@ def gitlab_rb_is_sound(site: Site) -> Finding:
         try:
             changed, applied = (
                 int(package.node.run(["stat", "-c", "%Y", path]).stdout)
-                for path in ("/etc/gitlab/gitlab.rb", "/var/opt/gitlab/gitlab-rails/etc/gitlab.yml")
+                for path in ("/etc/gitlab/gitlab.rb", _last_rendered(package.node))
             )
         except (NodeFileMissing, ValueError):
             continue
@@ -244,6 +246,10 @@ def gitlab_rb_is_sound(site: Site) -> Finding:
             "yourself first",
         )
     return passed("parses; reconfigured", "parses; reconfigured")
+
+
+def _last_rendered(node: Node) -> str:
+    return GITLAB_YML if node.roles & {"rails", "sidekiq"} else REGISTRY_CONFIG
 
 
 def _reconfigured_since(node: object, moment: int) -> bool:

@@ -51,14 +51,17 @@ def registry_runs(site: Site) -> Finding:
 @check("the registry keeps its metadata in the storage", source="procedures 2.0, registry 3", evidence="run")
 def registry_is_legacy_or_moved(site: Site) -> Finding:
     """By configuration, by what the running process says, and by the lock files; or it was moved by this runbook."""
-    said = site.registry.identity().database
+    answers = set(state.running_on_database(site).values())
+    said = answers.pop() if len(answers) == 1 else any(answers)
     files = state.lockfiles(site)
-    running = {True: "database", False: "legacy", None: "does not say"}[said]
+    running = {True: "database", False: "legacy", None: "does not say"}[said] + (" on some nodes" if answers else "")
     configs = [config for _, config in state.registry_configs(site)]
     modes = " and ".join(sorted({config.mode if config else "none" for config in configs}))
     found = f"configured: {modes}; running: {running}; lock files: {files}"
+    if state.is_switching(site):
+        return passed(f"{found}; pushes are refused on every node", "legacy, or moved, or on its way")
     if state.on_own_database(site):
-        if said:
+        if said and not answers:
             return passed(f"moved already: {found}", "legacy, or moved to its own database")
         return failed(found, "running: database", remedy="`gitlab-ctl restart registry`, and see its log")
     expected = "configured: legacy; running: legacy; no lock file database-in-use"
@@ -142,34 +145,6 @@ def no_foreign_database(site: Site) -> Finding:
     return passed("; ".join(dict.fromkeys(found)), expected)
 
 
-@check("the storage is complete", source="procedures 4.3, registry 2.1", evidence="run")
-def storage_has_one_driver(site: Site) -> Finding:
-    """Exactly one driver; for a file system, with the folders that an import needs."""
-    wrong = []
-    for package, config in state.registry_configs(site):
-        drivers = config.drivers if config else []
-        if len(drivers) != 1:
-            wrong.append(f"{len(drivers)} drivers on {package.node.name}")
-        elif config is not None and (root := config.root_directory):
-            missing = [
-                name
-                for name in ("repositories", "blobs")
-                if not package.node.exists(f"{root}/docker/registry/v2/{name}")
-            ]
-            if missing:
-                wrong.append(f"no {' and no '.join(missing)} below {root} on {package.node.name}")
-    if wrong:
-        return failed(
-            "; ".join(wrong),
-            "one driver, with repositories and blobs",
-            remedy="is the storage mounted? With no blobs folder an import loses every tag and says nothing. An "
-            "empty registry "
-            "is set up new (procedure P3), not migrated",
-        )
-    drivers = sorted({name for _, config in state.registry_configs(site) if config for name in config.drivers})
-    return passed(", ".join(drivers), "one driver, with repositories and blobs")
-
-
 @check("the catalog can be read, and is not empty", source="procedures 2.0, 5.5", evidence="run")
 def catalog_is_readable(site: Site) -> Finding:
     """Also proves that the token flow works and that certificates are trusted."""
@@ -189,8 +164,8 @@ def not_read_only(site: Site) -> Finding:
     nodes = state.read_only_nodes(site)
     if not nodes:
         return passed("accepted", "accepted")
-    opened = state.open_window(site)
-    if opened:
+    opened = state.window(site)
+    if opened and not opened.closed:  # also where it is open on some of the nodes only
         return warning(
             f"refused on {', '.join(nodes)} since {opened.opened}, by a run that was not finished",
             "accepted",
@@ -360,39 +335,3 @@ def same_signing_key(sites: Sites) -> Finding:
         remedy="copy gitlab-secrets.json from the primary, set the same registry_issuer, reconfigure (procedure P4)",
         rows=shown,
     )
-
-
-@check("every site has a storage of its own", source="procedures 2.2", evidence="derived", scope="pair")
-def storages_are_distinct(sites: Sites) -> Finding:
-    """Two registries on one storage would each garbage-collect the other's layers."""
-    places: dict[str, str] = {}
-    rows, clash = [], ""
-    for site in sites.all:
-        place = _place(site)
-        rows.append({"site": site.name, "storage": place[0]})
-        if place[1] in places:
-            clash = f"{site.name} and {places[place[1]]} use the same storage: {place[0]}"
-        places[place[1]] = site.name
-    if clash:
-        return failed(
-            clash, "one storage for each site", remedy="give each site its own bucket or folder first", rows=rows
-        )
-    return passed("; ".join(f"{row['site']}: {row['storage']}" for row in rows), "one storage for each site", rows=rows)
-
-
-def _place(site: Site) -> tuple[str, str]:
-    """(what to show, what to compare) of a site's storage. A file system is told by the numbers of its folders, which a
-    network file system shows alike on both sides.
-    """
-    config = site.omnibus.registry_config()
-    if config is None or len(config.drivers) != 1:
-        return "unknown", f"unknown {site.name}"
-    driver = config.drivers[0]
-    if root := config.root_directory:
-        paths = [f"{root}/docker/registry/v2", f"{root}/docker/registry/v2/blobs"]
-        numbers = site.omnibus.node.run(["stat", "-L", "-c", "%i", *paths], check=False).stdout.split()
-        return f"{driver}: {root}", f"{driver} {' '.join(numbers) or site.name}"
-    settings = config.storage[driver] or {}
-    names = ("regionendpoint", "region", "bucket", "container", "accountname", "rootdirectory")
-    shown = " ".join(str(settings[name]) for name in names if settings.get(name))
-    return f"{driver}: {shown}", f"{driver} {shown}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
 from georeg_nb.nodes import Node
 from georeg_nb.omnibus import LOCKFILES, Omnibus
-from georeg_nb.procedures import state
+from georeg_nb.procedures import standing, state
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, method, prediction
@@ -26,7 +26,7 @@ class ImportStep(Step):
     """A step of an import: after a failure it says whether pushes are refused."""
 
     def state_after_failure(self, site: Site) -> str:
-        return state.describe_all(site)
+        return standing.describe_all(site)
 
 
 # proofs
