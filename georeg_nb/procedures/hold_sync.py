@@ -297,10 +297,10 @@ class ReleaseImageSync(Step):
         site.keep.remove("hold")
 
     def verify(self, site: Site) -> Finding:
-        enabled = ask_rails(site, REPLICATION_ENABLED)
-        if enabled == "true":
-            return passed(f"replication of images: {enabled}", "true")
-        return failed(f"replication of images: {enabled}", "true", remedy="is it switched off elsewhere in gitlab.rb?")
+        found = f"replication of images: {ask_rails(site, REPLICATION_ENABLED)}"
+        if found.endswith(": true"):
+            return passed(found, "true")
+        return failed(found, "true", remedy="is it switched off elsewhere in gitlab.rb?")
 
     def break_glass(self, site: Site) -> ByHand:
         return hold_by_hand.release(site, HOLD_SETTING)
@@ -395,7 +395,6 @@ def _names(records: Sequence[Any]) -> str:
 HOLD = Procedure("hold-sync", steps=[HoldImageSync()], title="Hold image sync")
 RELEASE = Procedure(
     "release-sync",
-    checks=[],
     steps=[ReleaseImageSync(), ResyncEverything()],
     title="Release image sync and resync everything",
 )

@@ -99,6 +99,9 @@ class FakeNode:
         if self.readonly:
             raise ReadOnlySite("a check or a plan tried to change something", node=self.name)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _files(self, path: str) -> dict[str, bytes]:
         """The nodes of a site share their storage."""
         if self.name in self.site.away:
