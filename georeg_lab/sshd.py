@@ -175,7 +175,8 @@ class SshServers:
         (self.folder / "known_hosts").write_text("".join(known))
         if self.sudo:
             _write_account(self.folder / "etc")
-            (self.folder / "etc/hosts").write_text(f"127.0.0.1 localhost {' '.join(self.hosts)}\n")
+            names = f"127.0.0.1 localhost {' '.join(self.hosts)}\n"
+            (self.folder / "etc/hosts").write_text(Path("/etc/hosts").read_text() + names)
 
     def start(self) -> None:
         """Start those that do not run."""

@@ -4,8 +4,11 @@
 #
 # Standard input: BYTES bytes for the command, then nothing until the caller goes away. A command whose input did not
 # arrive whole is not started; one whose caller went away is ended with all that it started.
-# The last words on standard error are "georeg-status N". Where they are missing, the connection broke, whatever ssh's
-# own exit status is: its 255 may be the command's as well.
+# Both streams begin with "georeg-begin": what comes before it is of the login's shell or of sudo. The last words on
+# standard error are "georeg-status N". Where they are missing, the connection broke, whatever ssh's own exit status is:
+# its 255 may be the command's as well.
+echo georeg-begin
+echo georeg-begin >&2
 bytes=$1 cwd=$2
 shift 2
 while [ "$1" != -- ]; do

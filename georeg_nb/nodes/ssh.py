@@ -24,6 +24,7 @@ from georeg_nb.nodes.transport import PROGRAMS, Result, Transport
 
 COMMAND = resources.files("georeg_nb.nodes").joinpath("command.sh").read_text()
 FILES = resources.files("georeg_nb.nodes").joinpath("files.sh").read_text()
+_FIRST_WORDS = b"georeg-begin\n"
 _LAST_WORDS = re.compile(rb"\ngeoreg-status (\d+)\n\Z")
 _MISSING = ("No such file or directory", "Not a directory")
 _SUDO = ("sudo", "-n", "--")
@@ -149,16 +150,17 @@ class SshTransport(Transport):
             )
         last = _LAST_WORDS.search(stderr)
         if last:
-            return _Raw(int(last[1]), stdout, stderr[: last.start()])
-        said = stderr.decode(errors="replace").strip()
-        if self.sudo and status not in (255, 0) and said:
+            said = stderr[: last.start()].partition(_FIRST_WORDS)[2]
+            return _Raw(int(last[1]), stdout.partition(_FIRST_WORDS)[2], said)
+        text = stderr.decode(errors="replace").strip()
+        if self.sudo and status not in (255, 0) and text:
             raise SudoRefused(
-                f"sudo is refused: {said.splitlines()[-1]}",
+                f"sudo is refused: {text.splitlines()[-1]}",
                 remedy="let this account run commands as root without a password (NOPASSWD in sudoers), "
                 "or log in as root",
                 node=self.node,
             )
-        raise self.master.lost(said)
+        raise self.master.lost(text)
 
     def _channel(self, line: str, stdin: bytes, timeout: float, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
         """Run one line there. Its input stays open behind the data: that it closes tells the node that we are gone."""

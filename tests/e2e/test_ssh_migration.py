@@ -5,13 +5,13 @@ it but a socket to the jump host, and the account that logs in is not root and u
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def outside(ssh_lab: LabSites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (tmp_path / "georeg").chmod(0o755)
         monkeypatch.setattr(workplace_module, "GEOREG", tmp_path / "georeg")
     (tmp_path / "ssh_config").write_text(text)
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(tmp_path / "way"))
         listener.listen()
         if alone:
@@ -85,24 +85,26 @@ def why_not_alone() -> str:
 
 def relay(listener: socket.socket, port: int) -> None:
     """Everything that comes in by the socket goes to a port of this machine, and back."""
-    while True:
-        try:
+    with contextlib.suppress(OSError):
+        while True:
             near, _ = listener.accept()
-        except OSError:
-            return
-        far = socket.create_connection(("127.0.0.1", port))
-        for one, other in ((near, far), (far, near)):
-            threading.Thread(target=pump, args=(one, other), daemon=True).start()
+            threading.Thread(target=carry, args=(near, port), daemon=True).start()
+
+
+def carry(near: socket.socket, port: int) -> None:
+    with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as far:
+        back = threading.Thread(target=pump, args=(far, near), daemon=True)
+        back.start()
+        pump(near, far)
+        back.join()
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         while data := one.recv(65536):
             other.sendall(data)
+    with contextlib.suppress(OSError):
         other.shutdown(socket.SHUT_WR)
-    except OSError:
-        one.close()
-        other.close()
 
 
 def connections_left(lab: LabSites) -> list[str]:
@@ -126,13 +128,13 @@ def test_cut_and_killed_over_ssh_it_is_resumed_and_nothing_is_lost(outside: Work
 
     process = outside.start("--approve", "all")
     try:
-        wait_for(in_the_import(outside, "secondary"), process)
+        wait_for(in_the_import(outside, "secondary"), process, 400)
         for server in servers.servers.values():
             server.cut()
-        wait_for(in_the_import(outside, "primary"), process)
+        wait_for(in_the_import(outside, "primary"), process, 400)
         kernel_of(process.pid).kill()
         servers.stop()
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=200)
     finally:
         end(process)
         servers.start()

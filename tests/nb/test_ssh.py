@@ -163,6 +163,16 @@ def test_the_commands_own_255_is_no_broken_connection(node: SshNode) -> None:
     assert node.transport.run(["sh", "-c", "kill -9 $$"]).status == 137
 
 
+def test_what_a_login_prints_is_not_the_commands(ssh_servers: SshServers) -> None:
+    master = Master("n", SshTarget("node", config=ssh_servers.ssh_config))
+    transport = SshTransport("n", master)
+    real = master.client
+    master.client = lambda line: real(f"echo Welcome; echo warning >&2; {line}")  # type: ignore[method-assign]
+    result = transport.run(["sh", "-c", "echo out; echo err >&2"])
+    assert (result.stdout, result.stderr) == ("out\n", "err\n")
+    transport.close()
+
+
 def test_arguments_and_input_arrive_as_they_are(node: SshNode) -> None:
     words = ["it's", 'a "b"', "$HOME `id` \\n", "*", "", "two\nlines", "ü", "-n", "!x"]
     result = node.transport.run(["printf", "<%s>", *words])
