@@ -59,16 +59,32 @@ def migrated(metadata_pool: Pool) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+def table(name: str) -> list[tuple[str, ...]]:
+    """The rows of a recorded table."""
+    with (DATA / name).open() as file:
+        return [tuple(row.values()) for row in csv.DictReader(file)]
+
+
 @pytest.mark.contract("registry/columns.csv", 0)
 def test_columns_are_the_recorded_ones(migrated: psycopg.Connection[Any]) -> None:
-    with (DATA / "columns.csv").open() as file:
-        recorded = {tuple(row.values()) for row in csv.DictReader(file)}
     found = migrated.execute(
         "SELECT table_name, column_name, data_type, CASE is_nullable WHEN 'YES' THEN 'y' ELSE 'n' END, "
         "CASE WHEN column_default IS NOT NULL OR is_identity = 'YES' THEN 'y' ELSE 'n' END "
         "FROM information_schema.columns WHERE table_schema = 'public'"
     )
-    assert set(found.fetchall()) == recorded
+    assert set(found.fetchall()) == set(table("columns.csv"))
+
+
+@pytest.mark.contract("registry/migrations.csv", 0)
+def test_bookkeeping_is_the_recorded_one(migrated: psycopg.Connection[Any]) -> None:
+    books = (("pre-deployment", "schema_migrations"), ("post-deployment", "post_deploy_schema_migrations"))
+    found = [(kind, row[0]) for kind, book in books for row in migrated.execute(f"SELECT id FROM {book} ORDER BY id")]
+    assert found == sorted(table("migrations.csv"), key=lambda row: (row[0] != "pre-deployment", row[1]))
+
+
+@pytest.mark.contract("registry/media_types.csv", 0)
+def test_media_types_are_the_recorded_ones(migrated: psycopg.Connection[Any]) -> None:
+    assert migrated.execute("SELECT media_type FROM media_types ORDER BY id").fetchall() == table("media_types.csv")
 
 
 def test_partitions_and_indexes(migrated: psycopg.Connection[Any]) -> None:
