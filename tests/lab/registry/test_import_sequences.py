@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -34,6 +35,7 @@ STATEMENTS = {
         "UPDATE gc_manifest_review_queue SET review_after = now() - interval '1 hour'",
     ],
 }
+PIPE_BYTES = 4096
 KILLED = re.compile(r"kill -9 after (\d+) lines '([^']+)' of (\S+)")
 
 
@@ -46,6 +48,7 @@ def kill_command(bench: Bench, step: dict[str, Any]) -> None:
     command = [*registry_program.COMMAND, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         for text in process.stdout:
             line = json.loads(text)
             lines -= line["msg"] == message and line.get("repository") == repository
