@@ -89,9 +89,10 @@ class Job:
         An interrupt (Ctrl-C) leaves it running as well; so does a connection that breaks: it is made again, and only
         when that fails for RECONNECT_SECONDS the error is raised.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        offset, pause, job, heard = 0, 0.05, self, time.monotonic()
+        offset, job, heard = 0, self, began
         while True:
             try:
                 job = job.refresh()
@@ -115,8 +116,9 @@ class Job:
                     remedy=f"job {self.name} goes on by itself; run again to follow it",
                     node=self._node,
                 )
-            time.sleep(pause)
-            pause = min(poll, pause * 1.5)
+            time.sleep(
+                min(poll, max(0.05, (time.monotonic() - began) / 10))
+            )  # a tenth of it is waited too long at most
 
     def check(self) -> Job:
         """Itself, if it ended with status 0. Raises CommandFailed, or JobLost."""

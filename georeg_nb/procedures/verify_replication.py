@@ -77,9 +77,10 @@ def of_each_secondary(question: Callable[[Site], Finding]) -> Callable[[Sites], 
 def geo_reports_synced(site: Site) -> Finding:
     """Necessary, never proof: an error of a single tag is only logged, and the repository still becomes synced."""
     finding = _geo_counts(site)
-    deadline = time.monotonic() + STATUS_PATIENCE
+    deadline, pause = time.monotonic() + STATUS_PATIENCE, 1.0
     while finding.failed and time.monotonic() < deadline:  # the report is a minute old or more
-        time.sleep(5)
+        time.sleep(pause)
+        pause = min(5.0, pause * 1.5)
         finding = _geo_counts(site)
     return finding
 

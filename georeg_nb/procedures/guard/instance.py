@@ -182,10 +182,11 @@ def geo_is_healthy(site: Site) -> Finding:
     """A pair that is ill before is not migrated."""
     if site.role == "primary":
         return not_applicable("asked of the secondaries")
-    finding, deadline = _health(site), time.monotonic() + NEXT_REPORT
+    finding, deadline, pause = _health(site), time.monotonic() + NEXT_REPORT, 1.0
     while finding.failed and time.monotonic() < deadline:  # a site that was just started has yet to report
         site.progress("waiting for the next report of Geo")
-        time.sleep(5)
+        time.sleep(pause)
+        pause = min(5.0, pause * 1.5)
         finding = _health(site)
     return finding
 
