@@ -7,7 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix contract lint format lab lab-down notebook notebooks schema versions lock clean
+.PHONY: help demo test test-matrix matrix contract lint format lab lab-down notebook notebooks schema versions lock clean
 
 help: ## show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ contract: $(VENV)/.installed ## the stand-ins held to every recording, and a rea
 
 test-matrix: $(VENV)/.installed ## what `make test` leaves out: every release, method and number of nodes
 	@BIN=$(BIN) JOBS=$(JOBS) MARKS=matrix sh tools/test.sh $(PYTEST_ARGS)
+
+matrix: $(VENV)/.installed ## scenario 5 for releases × methods × nodes, each in a lab of its own: a table (MATRIX_ARGS="--all")
+	@$(BIN)/python tools/matrix.py $(MATRIX_ARGS)
 
 lint: $(VENV)/.installed ## ruff, mypy, import layers
 	$(BIN)/ruff check .
