@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from georeg_lab.registry import digests, durations, release, storage
 from georeg_lab.registry.db import DatabaseError, Queries
 from georeg_lab.registry.import_log import Logger
-from georeg_lab.registry.importer_errors import FAILED, FATAL, ImportFailedError, VanishedError, failing
+from georeg_lab.registry.importer_errors import FAILED, FATAL, TAGS_PRESENT, ImportFailedError, VanishedError, failing
 from georeg_lab.registry.importer_images import ImageImport, ManifestSkipError
 from georeg_lab.registry.importer_manifests import (
     DIGEST_SKIPPED,
@@ -29,11 +29,6 @@ from georeg_lab.registry.importer_store import Repository, Statistics, Store
 from georeg_lab.registry.lockfiles import Lockfiles
 from georeg_lab.registry.storage import PathNotFoundError, Storage, StorageError
 
-TAGS_PRESENT = (
-    "halting import to protect data: tags already present in database - this may be an imported registry! If you are "
-    "retrying an import, you must manually truncate the tags table before retrying: see "
-    "https://docs.gitlab.com/ee/administration/packages/container_registry_metadata_database.html#troubleshooting"
-)
 BLOB_BATCH = 500
 
 

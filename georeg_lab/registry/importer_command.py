@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from georeg_lab.registry import db, import_log
+from georeg_lab.registry import db, import_log, release
 from georeg_lab.registry.cli_flags import CommandError, Parsed
 from georeg_lab.registry.config import Config, load
 from georeg_lab.registry.importer import Importer, Options
@@ -67,10 +67,13 @@ def run(parsed: Parsed) -> int:
     with connection:
         queries = db.Queries(connection, log.bare())
         try:
-            # the check looks into a list of its own that is empty: it passes on any schema and leaves this table
-            queries.execute(
-                "CREATE TABLE IF NOT EXISTS gorp_migrations (id text NOT NULL PRIMARY KEY, applied_at timestamptz)"
-            )
+            if not release.POST_DEPLOYMENT_APART:
+                _must_be_migrated(queries)
+            else:
+                # the check looks into a list of its own that is empty: it passes on any schema and leaves this table
+                queries.execute(
+                    "CREATE TABLE IF NOT EXISTS gorp_migrations (id text NOT NULL PRIMARY KEY, applied_at timestamptz)"
+                )
         except db.DatabaseError as error:
             raise CommandError(f"failed to check database migrations status: {error}") from None
         files = Storage(config.storage.root)
@@ -86,6 +89,17 @@ def run(parsed: Parsed) -> int:
             queries.log = to_file.bare()
             _import(files, queries, options, to_file, spinner)
     return 0
+
+
+def _must_be_migrated(queries: db.Queries) -> None:
+    """What releases before 4.21 ask for. Raises CommandError, DatabaseError."""
+    from georeg_lab.registry import migrations
+
+    if not migrations.is_up_to_date(queries):
+        raise CommandError(
+            "there are pending database migrations, use the 'registry database migrate' CLI command to check and "
+            "apply them"
+        )
 
 
 def _open_log(folder: str) -> tuple[Path, TextIO]:

@@ -7,10 +7,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from georeg_lab.registry import digests
+from georeg_lab.registry import digests, release
 from georeg_lab.registry.db import DatabaseError
 from georeg_lab.registry.importer_manifests import ManifestMalformedError
 from georeg_lab.registry.storage import StorageError
+
+TAGS_PRESENT = "tags table is not empty"
+if release.since(4, 29):
+    TAGS_PRESENT = (
+        "halting import to protect data: tags already present in database - this may be an imported registry! If you "
+        "are retrying an import, you must manually truncate the tags table before retrying: see "
+        "https://docs.gitlab.com/ee/administration/packages/container_registry_metadata_database.html#troubleshooting"
+    )
 
 
 class ImportFailedError(Exception):

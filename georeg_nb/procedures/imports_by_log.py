@@ -14,7 +14,7 @@ from georeg_nb.nodes import Job
 from georeg_nb.omnibus import ImportLog
 from georeg_nb.site import Site
 
-KEPT = "imports"
+KEPT = "ended-imports"
 PARTS = {"--step-one": "pre_import", "--step-two": "tag_import", "--step-three": "blob_import"}
 LAST_LINES = "50"
 

@@ -116,7 +116,7 @@ def test_an_import_that_nobody_watched_is_kept_before_the_next(place: Any) -> No
     assert first["pre_import_error"] and second["pre_import_error"] is None
     imports_by_log.keep(place)
     imports_by_log.keep(place)
-    assert len(place.keep.kept["imports"]) == 2
+    assert len(place.keep.kept["ended-imports"]) == 2
 
 
 def test_over_an_empty_database_nothing_was_imported(place: Any) -> None:
