@@ -198,11 +198,14 @@ def list_() -> None:
 @records.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--table", metavar="NAME", help="Show this table of the record instead, such as same_images.")
-def show(run_id: str, table: str | None) -> None:
+@click.option("--break-glass", is_flag=True, help="Show its sheet instead: how to finish or undo it without georeg.")
+def show(run_id: str, table: str | None, break_glass: bool) -> None:
     """The verdict of a run, every step's outcome, and where its files are."""
     from georeg_nb import operations
 
-    if table:
+    if break_glass:
+        operations.show_break_glass(run_id)
+    elif table:
         operations.show_table(run_id, table)
     else:
         operations.show_record(run_id)

@@ -27,6 +27,7 @@ from georeg_nb.procedures import comparing
 from georeg_nb.progress import ProgressDisplay
 from georeg_nb.records import Record, base_folder, hostname, stamp
 from georeg_nb.redaction import redact
+from georeg_nb.runbook.break_glass import NAME
 from georeg_nb.runbook.locks import is_dead
 from georeg_nb.runbook.model import Scenario
 from georeg_nb.runbook.outputs import next_command
@@ -290,6 +291,14 @@ def show_record(run_id: str) -> None:
 def show_table(run_id: str, name: str) -> None:
     """One table of the record. Raises RecordError for a name that is none."""
     show(TableView(name, Record.open(run_id).read_table(name)).document)
+
+
+def show_break_glass(run_id: str) -> None:
+    """The run's break-glass sheet, as it is. Raises RecordError for a record without one."""
+    sheet = Record.open(run_id).path / NAME
+    if not sheet.exists():
+        raise RecordError(f"{run_id} has no {NAME}", remedy="it is written with the first plan")
+    click.echo(sheet.read_text())
 
 
 def verify_record(run_id: str) -> int:

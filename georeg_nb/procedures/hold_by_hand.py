@@ -6,7 +6,7 @@ import json
 import shlex
 
 from georeg_nb.gitlab_api import REGISTRY_CLASS, RESYNC_ALL
-from georeg_nb.omnibus import GITLAB_YML
+from georeg_nb.omnibus import GITLAB_YML, REGISTRY_CONFIG
 from georeg_nb.procedures import shell, state
 from georeg_nb.readers import REPLICATION_ENABLED, RUNNING_SYNC_JOBS, SYNC_LEASES
 from georeg_nb.runbook.by_hand import ByHand, Paste
@@ -19,11 +19,9 @@ BOTH_WAYS = (
 )
 
 
-def _rendered(site: Site, value: str) -> Paste:
-    return Paste(
-        [node.name for node in site.with_role(*ROLES)],
-        f"sed -n '/^ *registry_replication:/,/enabled:/p' {GITLAB_YML} | grep -q 'enabled: {value}'",
-    )
+def _rendered(site: Site, value: str, also: str = "") -> Paste:
+    asked = f"sed -n '/^ *registry_replication:/,/enabled:/p' {GITLAB_YML} | grep -q 'enabled: {value}'"
+    return Paste([node.name for node in site.with_role(*ROLES)], asked + also)
 
 
 def _says(site: Site, value: str) -> Paste:
@@ -69,7 +67,7 @@ def hold(site: Site, setting: str) -> ByHand:
 def release(site: Site, setting: str) -> ByHand:
     """The end of the hold."""
     return ByHand(
-        done=[_rendered(site, "true")],
+        done=[_rendered(site, "true", f" && {{ [ ! -e {REGISTRY_CONFIG} ] || {shell.ENABLED}; }}")],
         finish=_release(site),
         undo=_hold(site, setting),
         loses="Geo then removes from this site what the primary does not have",

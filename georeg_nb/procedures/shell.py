@@ -26,8 +26,7 @@ RECONFIGURE = f"/opt/gitlab/embedded/bin/ruby -c {gitlab_rb.PATH} && gitlab-ctl 
 
 _NAMES = r"""
 # Sets names, changes nothing. For sh or bash, as root.
-umask 077
-mkdir -p @FOLDER@
+mkdir -p -m 700 @FOLDER@
 PATH=$PATH:/opt/gitlab/embedded/bin
 kept=@KEEP@
 locks=@LOCKS@
@@ -50,7 +49,7 @@ on_database() {  # what this node's registry says of itself: true or false
         sed -n 's/^gitlab-container-registry-database-enabled: *//Ip'
 }
 password() { sed -nE 's/^database: .*"password":"((\\.|[^"\\])*)".*/\1/p' @CONFIG@ | sed 's/\\\(.\)/\1/g'; }
-db() { PGPASSWORD=$(password) /opt/gitlab/embedded/bin/psql "$registry_db" -XAtq -v ON_ERROR_STOP=1 "$@"; }
+db() { PGPASSWORD=$(password) /opt/gitlab/embedded/bin/psql "$registry_db" -wXAtq -v ON_ERROR_STOP=1 "$@"; }
 at_work() {  # commands that georeg started on this node and that go on without it
     for job in @JOBS@/*/*; do
         [ -e "$job/exit" ] || [ ! -e "$job/pid" ] || [ -z "$(pgrep -s "$(cut -d' ' -f1 "$job/pid")")" ] || echo "$job"
@@ -62,15 +61,17 @@ tags_in_db() {
     db -c "@TAG_LINES@" | LC_ALL=C sort
 }
 @TAGS_BEFORE@
-same_tags() {  # nothing vanished and nothing changed since the storage was read; the differences are shown
-    tags_before >@FOLDER@/before && tags_in_db >@FOLDER@/database && diff @FOLDER@/before @FOLDER@/database
+both_lists() {  # what is agreed to be lost is in neither
+    tags_before | @LOSSES@ >@FOLDER@/before
+    tags_in_db | @LOSSES@ >@FOLDER@/database
+    [ -s @FOLDER@/before ]
 }
+same_tags() { both_lists && diff @FOLDER@/before @FOLDER@/database; }  # the differences are shown
 import_ended() { [ "$(db -c "@ENDED@")" = t ]; }
 never_enabled() {  # this database was never worked on: the tags in it are copies of what lies in the storage
     [ ! -e "$kept/enabled.json" ] && grep -q '^database: .*"enabled":false' @CONFIG@ &&
         [ "$(db -c 'SELECT count(*) FROM tags WHERE updated_at IS NOT NULL')" = 0 ] &&
-        tags_before >@FOLDER@/before && tags_in_db >@FOLDER@/database &&
-        [ -z "$(LC_ALL=C comm -13 @FOLDER@/before @FOLDER@/database)" ]
+        both_lists && [ -z "$(LC_ALL=C comm -13 @FOLDER@/before @FOLDER@/database)" ]
 }
 put_lock_files_back() {  # as they lay when pushes were first refused
     [ -n "$locks" ] || return 0
@@ -87,16 +88,15 @@ in_ruby() { printf %s "$1" | sed "s/[\\']/\\\\&/g"; }  # inside a Ruby string in
 stands() { if eval "$2" >/dev/null 2>&1; then echo "done  $1"; else echo "OPEN  $1"; fi; }
 """
 
-_FROM_LINKS = r"""tags_before() {  # repository, tag and digest of all in the storage, but what is agreed to be lost
+_FROM_LINKS = r"""tags_before() {  # repository, tag and digest of everything in the storage
     (cd @STORAGE@/docker/registry/v2/repositories &&
         find . -path '*/_manifests/tags/*/current/link' -exec grep -H . {} +) |
-        sed 's#^\./\(.*\)/_manifests/tags/\([^/]*\)/current/link:#\1 \2 #' | @LOSSES@ | LC_ALL=C sort
+        sed 's#^\./\(.*\)/_manifests/tags/\([^/]*\)/current/link:#\1 \2 #' | LC_ALL=C sort
 }"""
 
 # where the storage is no file system: the list that georeg took over HTTP while pushes were refused
 _FROM_SNAPSHOT = r"""tags_before() {  # repository, tag and digest as georeg read them while pushes were refused
-    printf '%s\n' "\\set kept \`cat $kept/snapshot.json\`" "@SNAPSHOT@" | db |
-        @LOSSES@ | LC_ALL=C sort
+    printf '%s\n' "\\set kept \`cat $kept/snapshot.json\`" "@SNAPSHOT@" | db | LC_ALL=C sort
 }"""
 _SNAPSHOT = (
     "SELECT r.key || ' ' || t.key || ' ' || t.value FROM json_each(:'kept'::json->'tags') r, json_each_text(r.value) t;"
@@ -208,5 +208,6 @@ def first(site: Site, says: str, *lines: str) -> Paste:
     return Paste([site.registry_nodes[0].name], "\n".join(lines), says)
 
 
+ENABLED = f"grep -q '^database: .*\"enabled\":true' {REGISTRY_CONFIG}"
 ACCEPTS = '[ "$(upload)" = 202 ] && echo pushes are accepted'
 REFUSES = '[ "$(upload)" = 405 ] && echo pushes are refused'

@@ -19,7 +19,6 @@ CLOSED = (
     "after the switch: from then on online garbage collection removes manifests from the storage. Then only the "
     "backup leads back (storage and configuration of before; `enabled` false)"
 )
-_ENABLED = f"grep -q '^database: .*\"enabled\":true' {REGISTRY_CONFIG}"
 TYPED = "THE PASSWORD IS TYPED"
 TRUNCATE = "TRUNCATE TABLE tags RESTART IDENTITY CASCADE"
 
@@ -131,7 +130,9 @@ def read_only(site: Site) -> ByHand:
     """The window is opened, and closed again."""
     nodes = [node.name for node in site.registry_nodes]
     return ByHand(
-        done=[Paste(nodes, f'grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG} || {_ENABLED}')],
+        done=[
+            Paste(nodes, f'grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG} || {shell.ENABLED}')
+        ],
         finish=_refuse(site),
         undo=_accept(site),
         notes=["pushes and deletions are refused from here to enable-database; pulls go on"],
@@ -254,7 +255,11 @@ def enable_database(site: Site) -> ByHand:
         )
 
     return ByHand(
-        done=[Paste(nodes, f'{_ENABLED} && ! grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG}')],
+        done=[
+            Paste(
+                nodes, f'{shell.ENABLED} && ! grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG}'
+            )
+        ],
         finish=[
             shell.change(
                 site,
