@@ -87,7 +87,7 @@ def resync(site: Site, number: int) -> ByHand:
                 [site.rails_node.name],
                 'printf \'header = "PRIVATE-TOKEN: %s"\\n\' "$token" |\n'
                 f"    web -K - -H 'Content-Type: application/json' -d {shlex.quote(body)} {url} |\n"
-                "    tee /dev/stderr | grep -q '\"errors\":\\[\\]'",
+                "    tee /dev/stderr | grep -q '\"errors\": *\\[\\]'",
                 "sync everything again (or: Admin > Geo > Sites > Container repositories > Resync all); the answer "
                 "must have no errors. Then see conclude on every site",
             )

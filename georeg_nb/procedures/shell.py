@@ -35,10 +35,10 @@ registry_db=@DATABASE@
 registry=http://$(sed -n 's/^  addr: *//p' @CONFIG@ | sed 's/^:/127.0.0.1:/')
 realm=$(sed -n 's/^    realm: *//p' @CONFIG@)
 web() { curl -sS --retry 30 --retry-delay 1 --retry-connrefused --cacert @CERTS@/cacert.pem --capath @CERTS@ "$@"; }
-ask() { printf 'Token: '; stty -echo 2>/dev/null; read -r token; stty echo 2>/dev/null; echo; }
+ask() { printf '%s: ' "$1"; stty -echo 2>/dev/null; read -r "$1"; stty echo 2>/dev/null; echo; }  # unseen
 bearer() {  # a token of the registry for a scope
     printf 'user = "root:%s"\n' "$token" | web -K - "$realm?service=container_registry&scope=$1" |
-        sed 's/.*"token":"\([^"]*\)".*/header = "Authorization: Bearer \1"/'
+        sed 's/.*"token": *"\([^"]*\)".*/header = "Authorization: Bearer \1"/'
 }
 upload() {  # asks this node's registry to take an upload: 202 it does, 405 pushes are refused
     bearer "repository:$repository:pull,push" |
@@ -152,7 +152,7 @@ def place(site: Site) -> Place:
         ("gitlab.rb before a change that was cut off", f"{BACKUPS}/ on the node"),
         ("database", f"{database.host}:{database.port}/{database.name}, user {database.user}"),
     ]
-    return Place(text, "ask   # then type an access token of an administrator, with scope api", facts)
+    return Place(text, "ask token  # then type an access token of an administrator, with scope api", facts)
 
 
 def _repository(site: Site) -> str:

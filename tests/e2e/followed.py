@@ -1,8 +1,8 @@
 """A break-glass sheet followed to the letter: its lines are read from its Markdown and run by `sh` on the lab's nodes.
 
 On a real node the lines run as they are. A lab's node is a folder, so the node's absolute paths are mapped below it,
-and its programs are found first; what goes into gitlab.rb (between `<<EOF` and `EOF`) stays as it is, because the
-stand-ins map the paths that they read there themselves.
+and its programs are found first. What the stand-ins map themselves stays as it is: what goes into gitlab.rb (between
+`<<EOF` and `EOF`), and the file that `ruby -c` looks at.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from georeg_lab.sites import LabSites
 from georeg_nb.runbook.break_glass import ON_NODE
 
-NODE_PATHS = re.compile(r"(?<![\w./])/(?=(etc|opt|var/opt|var/log)/gitlab\b|var/lib/georeg\b)")
+NODE_PATHS = re.compile(r"(?<![\w./])(?<!ruby -c )/(?=(etc|opt|var/opt|var/log)/gitlab\b|var/lib/georeg\b)")
 HERE_DOCUMENT = re.compile(r"(<<'?EOF'?\n.*?^EOF$)", re.M | re.S)
 PASTED = re.compile(r"^On (?P<nodes>[^:\n]+?)(?:: (?P<says>.*?))?\.\n\n```sh\n(?P<shell>.*?)\n```$", re.M | re.S)
 
@@ -89,11 +89,11 @@ class Sheet:
     def sh(self, site: str, shell: str) -> tuple[int, str]:
         """Run lines in a shell of root on a site's node. What a person types is given in the environment."""
         root = self.lab.lab.node_root(site)
-        typed = re.fullmatch(r".*\bread -r (\w+);.*", shell)
+        typed = re.fullmatch(r"ask (\w+) .*", shell)
         programs = [f"{root}/{folder}" for folder in ("usr/bin", "opt/gitlab/bin", "opt/gitlab/embedded/bin")]
         done = subprocess.run(
             ["sh", "-c", mapped(f"{self.names[site]}\n{shell}", root)],
-            input=self._secrets[typed[1]] + "\n" if typed else None,
+            input=self._typed(site)[typed[1]] + "\n" if typed else None,
             stdin=None if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -66,14 +66,14 @@ def connect_database(site: Site, block: str) -> ByHand:
         for part in (f'"host":"{database.host}"', f'"port":{database.port}[,}}]', f'"dbname":"{database.name}"')
     )
     nodes = [node.name for node in site.registry_nodes]
-    ask = (
-        "printf 'Password: '; stty -echo 2>/dev/null; read -r password; stty echo 2>/dev/null"
-        "   # then type it; the next lines need it in this same shell"
-    )
     return ByHand(
         done=[Paste(nodes, named)],
         finish=[
-            Paste(nodes, ask, f"the password of {database.user} in {database.host}:{database.port}/{database.name}"),
+            Paste(
+                nodes,
+                "ask password  # then type it",
+                f"the password of {database.user} in {database.host}:{database.port}/{database.name}",
+            ),
             shell.change(site, "name the database, not enabled yet", shell.put(state.DATABASE, body, expand=True)),
         ],
         undo=[shell.change(site, "forget the database", shell.drop(state.DATABASE))],
