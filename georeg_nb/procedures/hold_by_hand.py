@@ -56,7 +56,7 @@ def _release(site: Site) -> list[Paste]:
 def hold(site: Site, setting: str) -> ByHand:
     """The block that the step writes."""
     return ByHand(
-        done=[_rendered(site, "false")],
+        done=[_rendered(site, "false", f" || {shell.ENABLED}")],  # or it is over: this site has moved
         finish=_hold(site, setting),
         undo=_release(site),
         loses="events of images while it was held are skipped: after going BACK do resync-everything too",

@@ -96,12 +96,9 @@ def migrate_schema(site: Site, command: Sequence[str]) -> ByHand:
     )
 
 
-def let_pushes_in(site: Site) -> ByHand:
+def let_pushes_in(site: Site) -> str:
     """The end of a window in which the import died."""
-    return ByHand(
-        finish=_accept(site),
-        no_undo="it is itself the way back of read-only: pushes are refused again only by that step",
-    )
+    return "by hand this is read-only, BACK: only where its import died and pushes shall not wait for another"
 
 
 def clear_half_import(site: Site) -> ByHand:
@@ -208,7 +205,7 @@ def importing(site: Site, command: Sequence[str], job: str) -> ByHand:
                 "import, unless it is done; in tmux or screen, it may take hours. If there are tags already, first "
                 "do clear-half-import",
                 "wait_for_georeg",
-                "{ same_tags && import_ended; } || {",
+                "{ same_tags >/dev/null && import_ended; } || {",
                 f"    {shell.REFUSES} && [ \"$(db -c 'SELECT count(*) FROM tags')\" = 0 ] &&",
                 f"        {' '.join(command)} >{log} 2>&1",
                 "}",
