@@ -43,6 +43,10 @@ The order, and georeg's last word on each step:
 """
 
 
+class Gap(str):
+    """Why lines are missing that should be there."""
+
+
 class BreakGlass:
     """The sheet of one run. `look` gives the read-only view of a site."""
 
@@ -55,12 +59,16 @@ class BreakGlass:
         self._record = record
         self._ledger = ledger
         self._lines: dict[str, ByHand | str] = {}
+        self._current: set[str] = set()
         self._places: dict[str, Place | None] = {}
 
     def of(self, ref: Ref) -> ByHand | str:
         """The lines of a step, or why it needs none. Never raises: a sheet with a gap is better than none."""
-        if ref.id not in self._lines:
-            self._lines[ref.id] = self._asked(f"by hand {ref.id}", lambda: ref.step.break_glass(self._look(ref.site)))
+        if ref.id not in self._current:
+            found = self._asked(f"by hand {ref.id}", lambda: ref.step.break_glass(self._look(ref.site)))
+            if not isinstance(found, Gap) or ref.id not in self._lines:
+                self._lines[ref.id] = found
+            self._current.add(ref.id)
         return self._lines[ref.id]
 
     def write(self, site: Any = None) -> str:
@@ -70,6 +78,8 @@ class BreakGlass:
         """
         if not self._refs:
             return ""
+        if site is not None:  # what was decided since, such as the method of an import, shows in the lines
+            self._current -= {ref.id for ref in self._refs if ref.site.name == site.name}
         text = self.markdown()
         self._record.write(NAME, text)
         if site is None or self._scenario.place is None:
@@ -147,7 +157,7 @@ class BreakGlass:
             return question()
         except Exception as error:
             log_traceback(self._record, what, error)
-            return f"THESE LINES COULD NOT BE MADE ({error})"
+            return Gap(f"THESE LINES COULD NOT BE MADE ({error})")
 
 
 def blocks(lines: ByHand | str) -> list[Block]:

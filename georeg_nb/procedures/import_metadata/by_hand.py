@@ -187,7 +187,7 @@ def import_blobs(site: Site, command: Sequence[str]) -> ByHand:
                 site,
                 "make every blob known, while the registry works; in tmux or screen, it may take hours",
                 "wait_for_georeg",
-                f"{done} || {{ {_ENABLED} && {' '.join(command)} >{shell.FOLDER}/step-three.log 2>&1; }}",
+                f"{done} || {{ {shell.ENABLED} && {' '.join(command)} >{shell.FOLDER}/step-three.log 2>&1; }}",
             )
         ],
         no_undo="it only tells the database which blobs there are",
