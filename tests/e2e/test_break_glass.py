@@ -6,13 +6,14 @@ when it comes back, sees what was done.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pytest
 from followed import Sheet, secrets_of
-from observe import tags_in_database
+from observe import tags_in_database, tags_on_disk
 from standing import SITES, Tags, all_tags, assert_status_is_true, refuses_pushes
-from workplace import Outcome, Workplace, outcomes
+from workplace import Outcome, Workplace, changes, outcomes
 
 from georeg_lab.images import LOST, image
 
@@ -25,6 +26,12 @@ def killed(workplace: Workplace, point: str, *arguments: str) -> Outcome:
     ended = workplace.run("--approve", "all", *arguments, env={"GEOREG_CRASH_AT": point})
     assert "the kernel died" in ended.ledger[-1]["error"], ended.output
     return ended
+
+
+def begun(ended: Outcome) -> set[str]:
+    """Steps that the last attempt of a run began: what it did not find done."""
+    opened = max(number for number, entry in enumerate(ended.ledger) if entry["event"] == "run.opened")
+    return set(changes(ended.ledger[opened:]))
 
 
 def sheet_of(workplace: Workplace, site: str) -> Sheet:
@@ -47,17 +54,19 @@ def standing_at(step: str) -> dict[str, bool]:
     return {name: number >= place for place, name in enumerate(SECONDARY)}
 
 
-def assert_consistent(workplace: Workplace, before: Mapping[str, Tags]) -> None:
-    """Both registries take uploads, serve every tag, and `georeg status` agrees."""
+def assert_consistent(workplace: Workplace, before: Mapping[str, Tags], *, moved: bool) -> None:
+    """Both registries take uploads and hold every tag where they look for it, and `georeg status` agrees."""
     for site, tags in before.items():
         assert not refuses_pushes(workplace, site)
-        served = workplace.tags(site)
-        assert {key: served.get(key) for key in tags if key != LOST} == {k: v for k, v in tags.items() if k != LOST}
+        found = (tags_in_database if moved else tags_on_disk)(workplace.lab, site)
+        assert {key: found.get(key) for key in tags if key != LOST} == {k: v for k, v in tags.items() if k != LOST}
+        mode = workplace.lab.registry_client(site).request("GET", "/v2/", "").headers
+        assert mode["Gitlab-Container-Registry-Database-Enabled"] == str(moved).lower()
     assert_status_is_true(workplace)
 
 
 def test_on_from_every_step(fresh_workplace: Workplace) -> None:
-    """One chain to the end: killed, finished by hand, taken up by georeg further on; the last half by hand alone."""
+    """One chain to the end: killed, finished by hand, taken up by georeg and killed further on."""
     workplace = fresh_workplace
     before = all_tags(workplace)
     there, here = "secondary.import", "primary.import"
@@ -66,40 +75,33 @@ def test_on_from_every_step(fresh_workplace: Workplace) -> None:
     sheet = sheet_of(workplace, "secondary")
     assert sheet.text == (ended.record / "break-glass.md").read_text()
     assert "1. `hold/hold-image-sync` **begun 2" in sheet.text
-    sheet.on("hold/hold-image-sync", f"{there}/connect-database")
-    assert sheet.stands("secondary") == standing_at(f"{there}/connect-database")
-
-    resume = ("--resume", ended.record.name)
-    ended = killed(workplace, f"{there}/migrate-schema:after-apply", *resume)
-    assert {outcomes(ended.ledger)[step] for step in SECONDARY[:2]} == {"no-op"}
-    sheet.on(*named(there, "migrate-schema", "clear-half-import", "read-only"))
+    sheet.on("hold/hold-image-sync", *named(there, *IMPORTED[:4]))
     assert refuses_pushes(workplace, "secondary")
     assert sheet.stands("secondary") == standing_at(f"{there}/read-only")
     sheet.back(f"{there}/read-only")
     assert sheet.stands("secondary") == standing_at(f"{there}/clear-half-import")
 
-    killed(workplace, f"{there}/import:during", *resume)
+    resume = ("--resume", ended.record.name)
+    ended = killed(workplace, f"{there}/import:during", *resume)
+    assert begun(ended).isdisjoint(SECONDARY[:2])
     sheet.on(*named(there, "import", "compare"))
     assert sheet.stands("secondary") == standing_at(f"{there}/compare")
-
-    ended = killed(workplace, f"{there}/enable-database:during", *resume)
-    assert outcomes(ended.ledger)[f"{there}/import"] == "no-op"
     sheet.on(*named(there, "enable-database", "writable"))
     assert sheet.stands("secondary") == standing_at(f"{there}/enable-database")
 
-    killed(workplace, f"{here}/connect-database:during", *resume)
+    ended = killed(workplace, f"{here}/enable-database:during", *resume)
+    assert begun(ended).isdisjoint(SECONDARY)
     sheet = sheet_of(workplace, "primary")
-    sheet.on(*(step for step in sheet.steps if step.startswith(here)), "release/release-image-sync")
+    sheet.on(*named(here, "enable-database", "writable", "recompute-checksums"), "release/release-image-sync")
     sheet.on("release/resync-everything", "verify/conclude")
     assert sheet.stands("primary") == dict.fromkeys(named(here, *IMPORTED), True)
     assert sheet.stands("secondary") == standing_at("release/release-image-sync")
-    assert_consistent(workplace, before)
+    assert_consistent(workplace, before, moved=True)
 
     last = workplace.run("--approve", "all", *resume)
     assert last.status == 0, last.output
     assert set(outcomes(last.ledger).values()) <= COMPLETE
-    moved = {*SECONDARY, *named(here, *IMPORTED)}
-    assert {step for step, outcome in outcomes(last.ledger).items() if outcome != "no-op"}.isdisjoint(moved)
+    assert begun(last).isdisjoint({*SECONDARY, *named(here, *IMPORTED)})
     a_push_closes_the_way_back(workplace, sheet, here)
 
 
@@ -129,15 +131,67 @@ def test_back_from_every_step(fresh_workplace: Workplace) -> None:
     sheet = sheet_of(workplace, "secondary")
     sheet.back(*named(there, "import", "read-only"))
     assert tags_in_database(workplace.lab, "secondary") == {}
-    assert_consistent(workplace, before)
+    assert_consistent(workplace, before, moved=False)
 
     killed(workplace, f"{here}/enable-database:after-apply", "--resume", ended.record.name)
     sheet = sheet_of(workplace, "primary")
     sheet.back(*reversed(named(here, *IMPORTED)), *reversed(named(there, *IMPORTED)), "hold/hold-image-sync")
     sheet.on("release/resync-everything")
-    assert not any(sheet.stands("secondary")[step] or step.endswith("clear-half-import") for step in SECONDARY)
-    assert_consistent(workplace, before)
+    assert sheet.stands("secondary") == dict.fromkeys(SECONDARY, False)
+    assert_consistent(workplace, before, moved=False)
     plan = workplace.run()
     assert plan.status == 0, plan.output
     again = {*SECONDARY, *named(here, *IMPORTED)} - {f"{s}.import/clear-half-import" for s in SITES}
     assert {step for step, outcome in outcomes(plan.ledger).items() if outcome == "not approved"} >= again
+
+
+# every step, in three steps: much of the same, for `make test-matrix`
+
+STEPS = [
+    *named("hold", "hold-image-sync"),
+    *(
+        f"{site}.import/{step}"
+        for site in ("secondary", "primary")
+        for step in (
+            *("connect-database", "migrate-schema", "pre-import", "read-only", "snapshot", "import", "compare"),
+            *("enable-database", "writable", "import-blobs"),
+        )
+    ),
+    *named("release", "release-image-sync", "resync-everything"),
+]
+
+
+def killed_behind(workplace: Workplace, step: str) -> tuple[Sheet, list[str], int]:
+    """The sheet of the site on which a three-step import was killed, its order of steps, and where in it that was."""
+    workplace.set_parameters(import_method="three-step")
+    killed(workplace, f"{step}:after-apply")
+    sheet = sheet_of(workplace, "primary" if step.startswith("primary") else "secondary")
+    assert "COULD NOT BE MADE" not in sheet.text
+    order = re.findall(r"^\d+\. `(\S+)`", sheet.text, re.M)
+    return sheet, order, order.index(step)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("step", STEPS)
+def test_on_from(fresh_workplace: Workplace, step: str) -> None:
+    """All that is left is done by hand, from the very step that was begun; georeg finds it done and proves it."""
+    before = all_tags(fresh_workplace)
+    sheet, order, number = killed_behind(fresh_workplace, step)
+    sheet.on(*order[number:])
+    assert_consistent(fresh_workplace, before, moved=True)
+    last = fresh_workplace.run("--approve", "all")
+    assert last.status == 0, last.output
+    assert begun(last).isdisjoint({*SECONDARY, *named("primary.import", *IMPORTED)})
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("step", STEPS)
+def test_back_from(fresh_workplace: Workplace, step: str) -> None:
+    """All that was done is taken back by hand, the last first."""
+    before = all_tags(fresh_workplace)
+    sheet, order, number = killed_behind(fresh_workplace, step)
+    sheet.back(*reversed(order[: number + 1]))
+    assert_consistent(fresh_workplace, before, moved=False)
+    plan = fresh_workplace.run()
+    assert plan.status == 0, plan.output
+    assert outcomes(plan.ledger)["primary.import/enable-database"] == "not approved"
