@@ -6,6 +6,7 @@ database's password is read from what GitLab rendered on the node, the access to
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -84,6 +85,38 @@ put_lock_files_back() {  # as they lay when pushes were first refused
         ;;
     esac
 }
+# What a later run must know is kept for it, as it would have kept it itself.
+now() { date -u +%Y-%m-%dT%H:%M:%S+00:00; }
+keep() { mkdir -p -m 700 "$kept" && cat >"$kept/.$1" && chmod 600 "$kept/.$1" && mv "$kept/.$1" "$kept/$1.json"; }
+opened() { sed -n 's/.*"opened":"\([^"]*\)".*/\1/p' "$kept/window.json"; }
+lies_there() {
+    if [ -z "$locks" ]; then echo null; elif [ -e "$locks/$1-in-use" ]; then echo true; else echo false; fi
+}
+keep_window() {  # from when on pushes are refused, and which lock files lay there then
+    grep -q '"closed":""' "$kept/window.json" 2>/dev/null && @READ_ONLY@ && return 0
+    printf '{"closed":"","import_seconds":0.0,"lockfiles":[%s,%s],"opened":"%s","outcome":"","tags":0}' \
+        "$(lies_there database)" "$(lies_there filesystem)" "$(now)" | keep window
+}
+close_window() {
+    [ -e "$kept/window.json" ] || return 0
+    sed "s/\"closed\":\"\"/\"closed\":\"$(now)\"/; s/\"outcome\":\"[^\"]*\"/\"outcome\":\"$1\"/" \
+        "$kept/window.json" | keep window
+}
+keep_snapshot() {
+    grep -q "\"window\":\"$(opened)\"" "$kept/snapshot.json" 2>/dev/null && return 0
+    tags_before | awk -v window="$(opened)" -v taken="$(now)" '
+        BEGIN { printf "{\"tags\":{" }
+        $1 != path { printf "%s\"%s\":{", path == "" ? "" : "},", $1; path = $1; comma = "" }
+        { printf "%s\"%s\":\"%s\"", comma, $2, $3; comma = "," }
+        END { printf "%s},\"taken\":\"%s\",\"window\":\"%s\"}", path == "" ? "" : "}", taken, window }' | keep snapshot
+}
+keep_proof() {
+    printf '{"accepted":%s,"at":"%s","tags":%d,"window":"%s"}' @ACCEPTED@ "$(now)" \
+        "$(wc -l <@FOLDER@/before)" "$(opened)" | keep proof
+}
+keep_enabled() {
+    [ -e "$kept/enabled.json" ] || printf '{"at":"%s","window":"%s"}' "$(now)" "$(opened)" | keep enabled
+}
 in_ruby() { printf %s "$1" | sed "s/[\\']/\\\\&/g"; }  # inside a Ruby string in single quotes
 stands() { if eval "$2" >/dev/null 2>&1; then echo "done  $1"; else echo "OPEN  $1"; fi; }
 """
@@ -141,6 +174,8 @@ def place(site: Site) -> Place:
         "@GITLAB_RB@": gitlab_rb.PATH,
         "@TAG_LINES@": TAG_LINES,
         "@ENDED@": _ENDED,
+        "@READ_ONLY@": READ_ONLY,
+        "@ACCEPTED@": shlex.quote(json.dumps(sorted(site.options.accept_losses))),
         "@LOSSES@": f"grep -v {losses}" if losses else "cat",
     }
     text = _NAMES.strip()
@@ -209,5 +244,6 @@ def first(site: Site, says: str, *lines: str) -> Paste:
 
 
 ENABLED = f"grep -q '^database: .*\"enabled\":true' {REGISTRY_CONFIG}"
+READ_ONLY = f'grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG}'
 ACCEPTS = '[ "$(upload)" = 202 ] && echo pushes are accepted'
 REFUSES = '[ "$(upload)" = 405 ] && echo pushes are refused'

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from world import World
 
 from georeg_nb import gitlab_rb, redaction
+from georeg_nb.cli import georeg
 from georeg_nb.procedures import shell, state
 from georeg_nb.procedures.hold_sync import HOLD_SETTING
 from georeg_nb.procedures.import_metadata import by_hand
@@ -116,14 +118,16 @@ def test_the_switch_turns_enabled_in_the_block_and_nothing_else(tmp_path: Path) 
     file = tmp_path / "gitlab.rb"
     file.write_text(gitlab_rb.edit(outside, blocks))
     lines = by_hand.enable_database(site)
-    for pasted, enabled in ((lines.finish[0], True), (lines.undo[-3], False)):
+    for pasted, enabled in ((lines.finish[1], True), (lines.undo[-3], False)):
         body = "\n".join(line for line in pasted.shell.splitlines() if line.startswith("sed "))
         run(tmp_path, body)
         assert gitlab_rb.blocks(file.read_text()) == {state.DATABASE: database_block(site, enabled=enabled)}
         assert file.read_text().startswith(outside)
 
 
-def test_the_sheet_lies_in_the_record_and_on_the_nodes_and_says_how_far_it_is(tmp_path: Path) -> None:
+def test_the_sheet_lies_in_the_record_and_on_the_nodes_and_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World()
     run_ = world.open(tmp_path)
     try:
@@ -136,6 +140,9 @@ def test_the_sheet_lies_in_the_record_and_on_the_nodes_and_says_how_far_it_is(tm
         run_.apply("hold")
     finally:
         run_.close()
+    monkeypatch.setenv("GEOREG_RECORDS", str(run_.record.path.parent))
+    shown = CliRunner().invoke(georeg, ["records", "show", run_.record.run, "--break-glass"])
+    assert shown.output.strip() == (run_.record.path / NAME).read_text().strip()
     kept = world.secondary.node.files[ON_NODE].decode()
     assert ON_NODE not in world.primary.node.files
     assert re.search(r"1\. `hold/hold-image-sync` done \d{4}-", kept)

@@ -49,6 +49,7 @@ def _accept(site: Site) -> list[Paste]:
         shell.first(site, "put the lock files back as they lay", "put_lock_files_back"),
         shell.change(site, "let pushes in again", shell.drop(state.READ_ONLY)),
         shell.everywhere(site, "proof: this must say that pushes are accepted", shell.ACCEPTS),
+        shell.first(site, "note it", f"{shell.ENABLED} || close_window 'given up'"),
     ]
 
 
@@ -127,10 +128,8 @@ def read_only(site: Site) -> ByHand:
     """The window is opened, and closed again."""
     nodes = [node.name for node in site.registry_nodes]
     return ByHand(
-        done=[
-            Paste(nodes, f'grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG} || {shell.ENABLED}')
-        ],
-        finish=_refuse(site),
+        done=[Paste(nodes, f"{shell.READ_ONLY} || {shell.ENABLED}")],
+        finish=[shell.first(site, "note when, and which lock files lie there", "keep_window"), *_refuse(site)],
         undo=_accept(site),
         notes=["pushes and deletions are refused from here to enable-database; pulls go on"],
     )
@@ -143,7 +142,7 @@ def snapshot(site: Site) -> ByHand:
             shell.first(
                 site,
                 "what is there now: the import is compared with it",
-                f"tags_before | wc -l; tags_before >{shell.FOLDER}/kept",
+                "tags_before | wc -l; keep_snapshot",
             )
         ],
         no_undo="it changes nothing on the site",
@@ -235,7 +234,9 @@ def compare(site: Site) -> ByHand:
     """The same proof."""
     return ByHand(
         done=[shell.first(site, "", "same_tags && import_ended")],
-        finish=[shell.first(site, "no difference may be shown", "same_tags && import_ended && echo equal")],
+        finish=[
+            shell.first(site, "no difference may be shown", "same_tags && import_ended && echo equal && keep_proof")
+        ],
         no_undo="it changes nothing on the site",
     )
 
@@ -252,12 +253,9 @@ def enable_database(site: Site) -> ByHand:
         )
 
     return ByHand(
-        done=[
-            Paste(
-                nodes, f'{shell.ENABLED} && ! grep -q \'^storage: .*"readonly":{{"enabled":true}}\' {REGISTRY_CONFIG}'
-            )
-        ],
+        done=[Paste(nodes, f"{shell.ENABLED} && ! {shell.READ_ONLY}")],
         finish=[
+            shell.first(site, "note when", "keep_enabled"),
             shell.change(
                 site,
                 "work on the database and let pushes in. Not before import and compare showed no difference",
@@ -272,6 +270,7 @@ def enable_database(site: Site) -> ByHand:
             shell.first(
                 site, "no lock file of the storage's may lie there", '[ ! -e "${locks:-/nowhere}/filesystem-in-use" ]'
             ),
+            shell.first(site, "note it", "close_window migrated"),
         ],
         undo=[
             *_refuse(site),
@@ -294,7 +293,9 @@ def enable_database(site: Site) -> ByHand:
                 f'[ "$(on_database)" = false ] && echo legacy && {shell.ACCEPTS}',
             ),
             shell.first(
-                site, "so that a later run knows that this database was not worked on", 'rm -f "$kept/enabled.json"'
+                site,
+                "note that this database was not worked on",
+                "rm -f \"$kept/enabled.json\" && close_window 'given up'",
             ),
         ],
         loses="ON: the way back is closed with the first push. BACK: " + CLOSED,
