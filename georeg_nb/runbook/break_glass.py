@@ -71,6 +71,10 @@ class BreakGlass:
             self._current.add(ref.id)
         return self._lines[ref.id]
 
+    def renew(self, site: Any) -> None:
+        """What was decided since, such as the method of an import, shows in the site's lines from now on."""
+        self._current -= {ref.id for ref in self._refs if ref.site.name == site.name}
+
     def write(self, site: Any = None) -> str:
         """Write it into the record and, with a site that is being changed, onto its first registry node.
 
@@ -78,8 +82,6 @@ class BreakGlass:
         """
         if not self._refs:
             return ""
-        if site is not None:  # what was decided since, such as the method of an import, shows in the lines
-            self._current -= {ref.id for ref in self._refs if ref.site.name == site.name}
         text = self.markdown()
         self._record.write(NAME, text)
         if site is None or self._scenario.place is None:

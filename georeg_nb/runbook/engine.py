@@ -262,6 +262,8 @@ class Engine:
     def _end(self, ref: Ref, outcome: Outcome, reason: str, **facts: Any) -> None:
         self.ledger.append("step.ended", step=ref.id, site=ref.site.name, outcome=outcome, reason=reason, **facts)
         self.reporter.progress(ref.site.name, f"{ref.id}: {outcome}")
+        if outcome == "done":
+            self.sheet.renew(ref.site)
         self._write_sheet(ref)
 
     def _write_sheet(self, ref: Ref) -> None:

@@ -17,7 +17,7 @@ from workplace import Outcome, Workplace, changes, outcomes
 
 from georeg_lab.images import LOST, image
 
-pytestmark = [pytest.mark.lab]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 COMPLETE = {"done", "no-op", "skipped by rule"}
 
 
