@@ -19,6 +19,7 @@
     ├── StepFailed               a change did not work or its proof failed                   (exit 4)
     │   ├── CommandFailed        a command on a node ended with a status other than 0
     │   ├── CommandTimeout       a command on a node did not end in time
+    │   │   └── JobOutOfReach    a job's node cannot be reached any more; it goes on by itself
     │   ├── JobLost              a detached job ended without leaving its exit status
     │   └── NodeFileMissing      a file that should be on a node is not
     ├── NeedsApproval            something still needs approval or attestation               (exit 5)
@@ -213,6 +214,15 @@ class CommandTimeout(StepFailed):
         self.argv = tuple(argv)
         self.seconds = seconds
         super().__init__(f"`{' '.join(argv)}` did not end within {seconds:g} s", remedy=remedy, node=node)
+
+
+class JobOutOfReach(CommandTimeout):
+    """The node of a job that was started cannot be reached any more, so the job is taken to go on by itself."""
+
+    def __init__(self, argv: Sequence[str], why: GeoregError, *, remedy: str = "", node: str = "") -> None:
+        super().__init__(argv, 0, remedy=remedy, node=node)
+        self.message = f"`{' '.join(argv)}` cannot be followed any more: {why.message}"
+        self.args = (self.message,)
 
 
 class JobLost(StepFailed):

@@ -21,11 +21,14 @@ from georeg_nb.errors import (
     CommandFailed,
     CommandTimeout,
     ConnectionLost,
+    GeoregError,
     JobLost,
+    JobOutOfReach,
     NodeFileMissing,
     NodeUnreachable,
     ReadOnlySite,
     StepFailed,
+    Unreachable,
 )
 from georeg_nb.nodes.transport import Transport
 
@@ -87,7 +90,7 @@ class Job:
 
         Raises CommandTimeout after `timeout` seconds: the job goes on, and is found again by its name.
         An interrupt (Ctrl-C) leaves it running as well; so does a connection that breaks: it is made again, and only
-        when that fails for RECONNECT_SECONDS the error is raised.
+        when that fails for RECONNECT_SECONDS JobOutOfReach is raised, which is a CommandTimeout too.
         """
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
@@ -97,9 +100,10 @@ class Job:
             try:
                 job = job.refresh()
                 data = job.output(offset) if on_output else b""
-            except (ConnectionLost, NodeUnreachable):
-                if time.monotonic() - heard > RECONNECT_SECONDS:
-                    raise
+            except Unreachable as error:
+                passing = isinstance(error, ConnectionLost | NodeUnreachable)
+                if not passing or time.monotonic() - heard > RECONNECT_SECONDS:
+                    raise _out_of_reach(self.name, self.argv, error) from None
                 time.sleep(1)
                 continue
             heard = time.monotonic()
@@ -186,7 +190,8 @@ def start(
     """Start a detached command, unless one of that name is running: then return that one. An ended one is replaced.
 
     `stdin` is text without NUL; secrets go there, because arguments and variables are visible on the node.
-    Raises CommandFailed when the node could not start it, ConnectionLost when the input did not arrive in full.
+    Raises CommandFailed when the node could not start it, ConnectionLost when the input did not arrive in full, and
+    JobOutOfReach when the connection broke so that nobody knows whether it was started.
     """
     data = stdin.encode() if isinstance(stdin, str) else stdin or b""
     if b"\0" in data:
@@ -201,7 +206,14 @@ def start(
     unit = "" if transport.environment() else " ".join(systemd_options(name))  # a node below a folder is no machine
     launch = ["sh", "-c", SHELL, "georeg-job", "launch", SHELL, unit, folder, name]
     launch += [str(present + 1), str(len(data)), working]
-    result = transport.run([*launch, description, *variables, "--", *transport.command(argv)], stdin=data, changes=True)
+    command = [*launch, description, *variables, "--", *transport.command(argv)]
+    try:
+        result = transport.run(command, stdin=data, changes=True)
+    except ConnectionLost:  # started or not: asked again with the same number, which only one start can ever have
+        try:
+            result = transport.run(command, stdin=data, changes=True)
+        except Unreachable as error:
+            raise _out_of_reach(name, argv, error) from None
     answer = result.stdout.strip()
     if answer == "incomplete":
         raise ConnectionLost(f"job {name} was not started: its input did not arrive", remedy="run again")
@@ -209,10 +221,18 @@ def start(
         raise CommandFailed(
             argv, result.status, result.stdout, result.stderr, remedy=f"is {JOBS} writable on the node?"
         )
-    found = look(transport, name)  # taken: another starter was first, and its job is the one that runs
+    try:
+        found = look(transport, name)  # taken: another starter was first, and its job is the one that runs
+    except Unreachable as error:
+        raise _out_of_reach(name, argv, error) from None
     if not found:
         raise JobLost(f"job {name} vanished right after its start", remedy="run again")
     return found[0]
+
+
+def _out_of_reach(name: str, argv: Sequence[str], error: GeoregError) -> JobOutOfReach:
+    remedy = f"job {name} goes on by itself if its node lives; when it can be reached, run again to follow it"
+    return JobOutOfReach(argv, error, remedy=remedy, node=error.node)
 
 
 def systemd_options(name: str) -> list[str]:

@@ -135,9 +135,9 @@ class SshTransport(Transport):
         try:
             return self._once(argv, stdin, timeout, env)
         except ConnectionLost:
+            self.master.break_off()
             if changes:
                 raise
-        self.master.break_off()
         return self._once(argv, stdin, timeout, env)
 
     def _once(self, argv: Sequence[str], stdin: bytes, timeout: float, env: Mapping[str, str]) -> _Raw:

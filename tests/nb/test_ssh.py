@@ -29,6 +29,7 @@ from georeg_nb.errors import (
     DatabaseRefused,
     HostKeyChanged,
     HostKeyUnknown,
+    JobOutOfReach,
     LoginRefused,
     NodeHangs,
     NodeUnreachable,
@@ -278,12 +279,37 @@ def test_a_job_whose_node_stays_away_goes_on_and_that_is_said(
     job = node.start_job("import", ["sleep", "600"])
     ssh_servers.stop()
     try:
-        with pytest.raises(NodeUnreachable, match="no SSH server answers"):
+        with pytest.raises(JobOutOfReach, match="no SSH server answers") as caught:
             job.wait()
+        assert isinstance(caught.value, CommandTimeout)  # which every step knows: nothing may be put back now
+        assert "goes on by itself" in caught.value.remedy and pickle.loads(pickle.dumps(caught.value)).argv == job.argv
         assert job.pid and alive(job.pid)
     finally:
         ssh_servers.start()
     assert node.start_job("import", ["true"]).state == "running"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_start_that_was_cut_off_is_asked_for_once_more_and_happens_once(
+    node: SshNode, ssh_servers: SshServers, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """Before the command arrived, or after the job was started and before its answer came."""
+    assert node.root
+    real, cuts = SshTransport.run, 0
+
+    def cut_once(self: SshTransport, argv: list[str], **options: object) -> object:
+        nonlocal cuts
+        if options.get("changes") and not cuts:
+            cuts += 1
+            if started:
+                real(self, argv, **options)  # type: ignore[arg-type]
+            raise ConnectionLost("cut")
+        return real(self, argv, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SshTransport, "run", cut_once)
+    job = node.start_job("import", ["sh", "-c", 'echo start >> "$GEOREG_NODE_ROOT/starts"; sleep 1'])
+    assert job.wait().status == 0 and cuts == 1 and job.generation == 1
+    assert node.read_file("/starts") == b"start\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can show a process a /run where systemd is at work")
