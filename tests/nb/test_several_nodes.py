@@ -262,6 +262,18 @@ def test_a_manual_node_is_never_written_when_pushes_are_let_in(tmp_path: Path) -
     assert state.read_only_nodes(world.primary) == [SECOND]
 
 
+def test_the_sheet_switches_every_node_before_it_lets_pushes_in() -> None:
+    for world, rounds in ((World(), 1), (two_nodes(), 2)):
+        lines = EnableDatabase().break_glass(world.primary)
+        for pastes in (lines.finish, lines.undo):
+            changed = [paste for paste in pastes if "let pushes in" in paste.says and "reconfigure" in paste.shell]
+            turned = f"{state.DATABASE} /,/"
+            assert (turned in changed[0].shell, turned in changed[-1].shell) == (True, rounds == 1)
+            assert len(changed) == rounds
+            assert state.READ_ONLY in changed[-1].shell
+            assert (state.READ_ONLY in changed[0].shell) == (rounds == 1)
+
+
 # several secondaries
 
 

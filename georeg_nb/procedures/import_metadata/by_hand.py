@@ -252,15 +252,22 @@ def enable_database(site: Site) -> ByHand:
             f'sed -i "{fences}s/{key.format(gitlab_rb.ruby(old))}/{key.format(gitlab_rb.ruby(new))}/" {gitlab_rb.PATH}'
         )
 
+    def switch(says: str, line: str) -> list[Paste]:
+        """Of several nodes none takes pushes before all of them work on the same metadata."""
+        if len(nodes) == 1:
+            return [shell.change(site, says, line, shell.drop(state.READ_ONLY))]
+        return [
+            shell.change(site, f"{says}. First on EVERY node, still refusing pushes", line),
+            shell.change(site, "then, and only then: let pushes in", shell.drop(state.READ_ONLY)),
+        ]
+
     return ByHand(
         done=[Paste(nodes, f"{shell.ENABLED} && ! {shell.READ_ONLY}")],
         finish=[
             shell.first(site, "note when", "keep_enabled"),
-            shell.change(
-                site,
+            *switch(
                 "work on the database and let pushes in. Not before import and compare showed no difference",
                 turn(False, True),
-                shell.drop(state.READ_ONLY),
             ),
             shell.everywhere(
                 site,
@@ -281,12 +288,7 @@ def enable_database(site: Site) -> ByHand:
                 "same_tags && echo nothing was pushed",
             ),
             shell.first(site, "put the lock files back as they lay", "put_lock_files_back"),
-            shell.change(
-                site,
-                "legacy as before, and let pushes in",
-                turn(True, False),
-                shell.drop(state.READ_ONLY),
-            ),
+            *switch("legacy as before, and let pushes in", turn(True, False)),
             shell.everywhere(
                 site,
                 "proof: legacy, and pushes are accepted",
