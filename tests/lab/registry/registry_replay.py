@@ -29,6 +29,7 @@ PUSH_NAMES = {
     "ex-helm": ("oci", (61,), "amd64"),
     "ex-ul": ("oci", (62,), "amd64"),
 }
+BAD_STATE = "YmFkIHN0YXRlLCBiYWQgc3RhdGUsIGJhZCBzdGF0ZSwgYmFkIHN0YXRlLCBiYWQgc3RhdGU="  # base64, not signed
 HUGE = b"{" + b" " * 4_194_304 + b"}"
 # In this file the recording client kept the state that line 27 answered, since line 31 was expected to fail.
 STALE = {name: dict.fromkeys(range(32, 42), -2) for name in ("http-legacy", "http-database")}
@@ -125,7 +126,7 @@ class Replay:
     def _state(self, line: dict[str, Any], placeholder: str) -> str:
         name, known = line["name"], self.states[placeholder]
         if "bad state" in name:
-            return "garbage"
+            return BAD_STATE
         if "old state" in name:
             return known[0]
         return known[STALE.get(self.file, {}).get(line["line"], -1)]

@@ -14,7 +14,7 @@ import recorded_images as images
 import recorded_tokens as tokens
 import registry_replay as replays
 from registry_replay import Replay
-from registry_server import Server, database_section
+from registry_server import Response, Server, database_section
 from tcp_switch import TcpSwitch
 
 from georeg_lab.postgres import free_port
@@ -193,6 +193,16 @@ def _wait_for_health(server: Server, healthy: bool) -> None:
     raise AssertionError("the health check did not notice")
 
 
+def _health(server: Server, port: int, wanted: str) -> Response:
+    """What the health checks say, once it holds the text: right after the cut they saw their connection end."""
+    for _ in range(300):
+        answer = server.request("GET", "/debug/health", port=port)
+        if wanted.encode() in answer.body and b"EOF" not in answer.body:
+            break
+        time.sleep(0.1)
+    return answer
+
+
 @pytest.fixture(scope="module")
 def unavailable(
     start_registry: Start, tmp_path_factory: pytest.TempPathFactory, new_metadata: Callable[[], Database]
@@ -220,7 +230,8 @@ def unavailable(
             if more and "request" in line:
                 _wait_for_health(replay.server, not line["name"].startswith("down"))
             if line.get("request", {}).get("path") == "/debug/health":
-                answer = replay.server.request("GET", "/debug/health", port=debug)
+                down = line["response"]["status"] != 200
+                answer = _health(replay.server, debug, "connection refused" if down else "")
                 answers[line["line"]] = replay.normalized(line, answer)
             else:
                 _run(replay, [line], answers)
