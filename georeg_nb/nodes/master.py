@@ -194,7 +194,7 @@ class Master:
                 start_new_session=True,  # an interrupt at the terminal is not for it
             )
         except OSError as error:
-            self._drop()
+            remove_folder(self._folder)
             raise PrerequisiteError(f"cannot start ssh: {error}", node=self.node) from None
         atexit.register(self.close)
         self._words = deque(maxlen=40)

@@ -151,8 +151,10 @@ def test_sudo_that_asks_for_a_password(sudo_servers: SshServers) -> None:
 
 def test_no_ssh_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
+    master = Master("n", SshTarget("node"))
     with pytest.raises(PrerequisiteError, match="cannot start ssh"):
-        Master("n", SshTarget("node")).open()
+        master.open()
+    assert left_of(master) == []
 
 
 # commands
