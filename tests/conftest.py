@@ -20,8 +20,15 @@ __all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "s
 
 
 LONGEST_FIRST = (
-    *("test_crashes.py", "test_interruptions.py", "test_three_step.py", "test_ssh_migration.py", "test_migration.py"),
-    *("test_secrets.py", "test_wrong_input.py", "test_browser.py", "test_clean.py", "test_hold.py"),
+    *("test_crashes.py", "test_interruptions.py", "test_three_step.py", "test_break_glass.py", "test_migration.py"),
+    *(
+        "test_ssh_migration.py",
+        "test_secrets.py",
+        "test_wrong_input.py",
+        "test_browser.py",
+        "test_clean.py",
+        "test_hold.py",
+    ),
 )
 """A file runs on one worker as a whole: a long one that is begun last leaves the other worker idle."""
 
