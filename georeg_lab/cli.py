@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR, GITLAB_VERSION
+from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR, GITLAB_VERSION, MANY_TAGS
 from georeg_lab.postgres import PostgresError
 from georeg_lab.releases import RELEASES
 from georeg_lab.sshd import SshdError
@@ -113,6 +113,11 @@ def lab() -> None:
     callback=_counts,
     help="How many registry nodes a site has, behind its load balancer; may be given for each site.  [default: 1]",
 )
+@click.option(
+    "--tags",
+    type=click.IntRange(10),
+    help=f"Tags in the largest repository of a new lab; fewer make a faster one.  [default: {MANY_TAGS}]",
+)
 @click.option("--ssh", is_flag=True, help="Put a real SSH server before each node, and a jump host before all.")
 @click.option("--keep-on-failure", is_flag=True, help="Leave an unfinished lab as it is, to look at it.")
 def up(
@@ -123,6 +128,7 @@ def up(
     gitlab_version: str | None,
     secondaries: int | None,
     registry_nodes: dict[str, int],
+    tags: int | None,
     ssh: bool,
     keep_on_failure: bool,
 ) -> None:
@@ -140,6 +146,7 @@ def up(
                 registry_binary=registry_binary,
                 pg_bin=pg_bin,
                 gitlab_version=gitlab_version,
+                tags=tags,
                 ssh=ssh,
                 keep_on_failure=keep_on_failure,
                 progress=clock,

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from georeg_lab.layout import MANY_TAGS
+
 Style = Literal["oci", "docker"]
 
 TYPES: dict[Style, dict[str, str]] = {
@@ -134,15 +136,18 @@ LOST = ("acme/tools/builder", "2019-unlinked")
 LONG_TAG = "release_candidate.2024-" + "x" * 105  # 128 characters, the longest that is legal
 
 
-def _many() -> Iterator[Seed]:
-    """A repository with a thousand tags on a hundred manifests."""
-    for number in range(100):
-        tags = tuple(f"build-{number * 10 + step:04d}" for step in range(10))
+def _many(tags_in_all: int) -> Iterator[Seed]:
+    """The largest repository: ten tags on each of its manifests."""
+    for first in range(0, tags_in_all, 10):
+        number = first // 10
+        tags = tuple(f"build-{tag:04d}" for tag in range(first, min(first + 10, tags_in_all)))
         yield Seed(MANY, image(f"nightly {number}", "docker" if number % 2 else "oci"), tags)
 
 
-def catalog() -> list[Seed]:
-    """What both registries hold after the first synchronisation, except what is in `pushed()`."""
+def catalog(many: int = MANY_TAGS) -> list[Seed]:
+    """What both registries hold after the first synchronisation, except what is in `pushed()`.
+
+    `many` is the number of tags in the largest repository."""
     odd = "acme/odd-names/a.b_c__d--e"
     return [
         Seed("acme/web", image("web 1.0", "docker"), ("1.0.0", "1.0", "1")),
@@ -160,7 +165,7 @@ def catalog() -> list[Seed]:
         Seed("acme/tools", image("tools", "oci"), ("latest",)),
         Seed(odd, image("odd 1"), (LONG_TAG, "UPPER", "upper", "_underscore", "1..2", "0", "Mixed-Case_1.0")),
         Seed("acme/odd-names/0/1/2", image("odd 2"), ("007",)),
-        *_many(),
+        *_many(many),
     ]
 
 

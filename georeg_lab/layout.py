@@ -16,6 +16,7 @@ DEFAULT_BASE_PORT = 18700
 SITES = ("primary", "secondary")  # of a lab that was not grown
 REGISTRY_NODE = "-registry-"
 MOST_SECONDARIES, MOST_REGISTRY_NODES = 8, 4  # as many as there are ports for
+MANY_TAGS = 1000
 GITLAB_VERSION = "18.7.7"
 
 
@@ -99,6 +100,11 @@ class Lab:
     def gitlab_version(self) -> str:
         """The release that the lab was made as."""
         return str(self.settings.get("gitlab_version") or GITLAB_VERSION)
+
+    @property
+    def tags(self) -> int:
+        """How many tags the largest repository was seeded with."""
+        return int(str(self.settings.get("tags") or MANY_TAGS))
 
     def save(self) -> None:
         """Write `lab.json`."""

@@ -50,6 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+TAGS = 400
+"""In the largest repository of the tests' labs: a run asks for each of them many times over."""
+
+
 def free_base_port() -> int:
     """First port of a free block, a different one for each xdist worker, away from the default lab's.
 
@@ -79,7 +83,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
     """
     directory = tmp_path_factory.mktemp("lab") / "lab"
     binary = os.environ.get("GEOREG_REGISTRY_BINARY")
-    sites = LabSites.up(directory, free_base_port(), registry_binary=Path(binary) if binary else None, progress=print)
+    program = Path(binary) if binary else None
+    sites = LabSites.up(directory, free_base_port(), registry_binary=program, tags=TAGS, progress=print)
     try:
         yield sites
     finally:
@@ -100,7 +105,9 @@ def ssh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
         find_sshd()
     except SshdError as error:
         pytest.skip(str(error))
-    sites = LabSites.up(tmp_path_factory.mktemp("ssh-lab") / "lab", free_base_port(), ssh=True, progress=print)
+    sites = LabSites.up(
+        tmp_path_factory.mktemp("ssh-lab") / "lab", free_base_port(), ssh=True, tags=TAGS, progress=print
+    )
     try:
         yield sites
     finally:

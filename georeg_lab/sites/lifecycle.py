@@ -68,6 +68,7 @@ class LabSites:
         registry_binary: Path | None = None,
         pg_bin: Path | None = None,
         gitlab_version: str | None = None,
+        tags: int | None = None,
         ssh: bool = False,
         keep_on_failure: bool = False,
         progress: Progress = lambda _: None,
@@ -76,7 +77,8 @@ class LabSites:
         making of a new lab removes it again, unless `keep_on_failure`. Raises LabError.
 
         `secondaries` is their number, 1 unless given; `registry_nodes` has for a site the number of its registry nodes,
-        where there is more than one; `ssh` puts a real SSH server before each node, and a jump host before them all."""
+        where there is more than one; `tags` is the number of tags in the largest repository of a new lab; `ssh` puts a
+        real SSH server before each node, and a jump host before them all."""
         directory = directory.resolve()
         size = _size(secondaries or 1, registry_nodes or {})
         if (directory / "lab.json").exists():
@@ -116,6 +118,8 @@ class LabSites:
             settings["pg_bin"] = str(pg_bin.resolve())
         if gitlab_version:
             settings["gitlab_version"] = release(gitlab_version).gitlab
+        if tags:
+            settings["tags"] = tags
         if ssh:
             settings["ssh"] = "direct" if sshd.why_no_sudo() else "sudo"
         sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), settings), progress)

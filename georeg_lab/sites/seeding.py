@@ -30,10 +30,10 @@ def checksum(tags: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}{tags[name]}" for name in sorted(tags)).encode()).hexdigest()
 
 
-def repository_checksums() -> dict[str, str]:
+def repository_checksums(lab: Lab) -> dict[str, str]:
     """Checksum of every repository of the catalog."""
     found: dict[str, dict[str, str]] = {}
-    for seed in images.catalog():
+    for seed in images.catalog(lab.tags):
         found.setdefault(seed.repository, {}).update(dict.fromkeys(seed.tags, seed.image.digest))
     return {path: checksum(tags) for path, tags in found.items()}
 
@@ -51,7 +51,7 @@ def seed_main(lab: Lab) -> dict[str, int]:
             schema.add_project(main, path)
         schema.add_uploads(main, UPLOADS)
         repositories = {}
-        for path, digest in repository_checksums().items():
+        for path, digest in repository_checksums(lab).items():
             repositories[path] = schema.add_container_repository(main, path)
             main.execute(
                 "INSERT INTO container_repository_states (container_repository_id, verification_state, verified_at,"
@@ -63,7 +63,7 @@ def seed_main(lab: Lab) -> dict[str, int]:
 
 def seed_tracking(lab: Lab, repositories: dict[str, int]) -> None:
     """Make the tables of each tracking database, with the catalog synced and verified."""
-    checksums = repository_checksums()
+    checksums = repository_checksums(lab)
     for site in lab.secondaries:
         _seed_tracking(lab, site, repositories, checksums)
 
@@ -84,7 +84,7 @@ def _seed_tracking(lab: Lab, site: str, repositories: dict[str, int], checksums:
 def seed_storage(lab: Lab) -> None:
     """Write the catalog into the storage of every site."""
     source, *targets = (inside(lab.node_root(site), STORAGE) for site in lab.sites)
-    for seed in images.catalog():
+    for seed in images.catalog(lab.tags):
         images.write_legacy(source, seed)
     if profile(lab.gitlab_version).database_default == "prefer":
         # the registry of 18.9 wrote it at its start, before the upgrade; without it "prefer" would open a database
