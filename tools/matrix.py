@@ -20,8 +20,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ BASE_PORTS = range(27000, 32000, 100)
 QUIET = {"no-op", "skipped by rule"}
 
 Combination = dict[str, str]
+LOCK = threading.Lock()
+GIVEN: set[int] = set()
 
 
 def dimensions() -> dict[str, list[str]]:
@@ -84,10 +88,12 @@ def name_of(one: Mapping[str, str]) -> str:
 
 
 def free_base_port() -> int:
-    """First port of a block in which nobody listens."""
-    for base in BASE_PORTS:
-        if all(_free(base + offset) for offset in range(60)):
-            return base
+    """First port of a block in which nobody listens; never the same one again, for labs side by side."""
+    with LOCK:
+        for base in BASE_PORTS:
+            if base not in GIVEN and all(_free(base + offset) for offset in range(60)):
+                GIVEN.add(base)
+                return base
     raise SystemExit("no free block of ports for a lab")
 
 
@@ -101,7 +107,7 @@ def _free(port: int) -> bool:
         return True
 
 
-def rehearse(one: Mapping[str, str], log: Path) -> dict[str, Any]:
+def rehearse(one: Mapping[str, str], log: Path, tags: int) -> dict[str, Any]:
     """Make the lab, run the scenario twice, and take everything away again. What the programs say goes to `log`."""
     folder = Path(tempfile.mkdtemp(prefix="georeg-matrix-"))
     result: dict[str, Any] = {**one, "exit": None, "tags": "", "second": "", "seconds": 0}
@@ -121,7 +127,7 @@ def rehearse(one: Mapping[str, str], log: Path) -> dict[str, Any]:
         try:
             for part in ("notebooks", "parameters"):
                 shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-            if georeg("lab", "up", *lab, "--base-port", str(free_base_port()), *_size(one)):
+            if georeg("lab", "up", *lab, "--base-port", str(free_base_port()), "--tags", str(tags), *_size(one)):
                 return result | {"exit": "no lab", "seconds": round(time.monotonic() - started)}
             shutil.copy(folder / ".lab/sites.yml", folder / "parameters/lab/sites.yml")
             values = yaml.safe_load((folder / PARAMETERS).read_text()) | {"import_method": one["method"]}
@@ -194,6 +200,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME=VALUE", help="only with this value")
     parser.add_argument("--json", type=Path, default=ROOT / "matrix.json", help="where results stand, and are found")
     parser.add_argument("--again", action="store_true", help="also what stands there already")
+    parser.add_argument("--jobs", type=int, default=1, help="labs side by side  [default: 1]")
+    parser.add_argument("--tags", type=int, default=200, help="in each lab's largest repository  [default: 200]")
     parser.add_argument("--list", action="store_true", help="say what would be done")
     arguments = parser.parse_args()
     values = dimensions()
@@ -210,18 +218,24 @@ def main() -> int:
     path: Path = arguments.json
     kept = json.loads(path.read_text()) if path.exists() and not arguments.again else {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the lab down on its way out
-    for number, one in enumerate(chosen, 1):
+
+    def one_row(one: Combination) -> None:
         name = name_of(one)
         if name in kept and right(kept[name]):
-            continue
-        print(f"[{number}/{len(chosen)}] {name}", flush=True)
+            return
+        print(f"begun: {name}", flush=True)
         log = path.with_name(f"{path.stem}-{name.replace(' ', '-').replace('/', '-')}.log")
-        kept[name] = rehearse(one, log)
-        path.write_text(json.dumps(kept, indent=1) + "\n")
-        if right(kept[name]):
+        row = rehearse(one, log, arguments.tags)
+        with LOCK:
+            kept[name] = row
+            path.write_text(json.dumps(kept, indent=1) + "\n")
+        if right(row):
             log.unlink()
         else:
-            print(f"  not right: {kept[name]}; see {log}", flush=True)
+            print(f"not right: {row}; see {log}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(one_row, chosen))
     rows = [kept[name_of(one)] for one in chosen]
     show(rows)
     return 0 if all(map(right, rows)) else 1
