@@ -129,11 +129,11 @@ def restart(root: Path, chosen: Sequence[str]) -> list[Status]:
 
 
 def hup(root: Path, name: str, number: int = signal.SIGHUP) -> Status:
-    """Send a signal to the service if it runs."""
-    process = _process(_state(root, name))
+    """Send a signal to the service if it runs. Returns how it stood then: what the signal does comes afterwards."""
+    process, before = _process(_state(root, name)), status(root, name)
     if process is not None:
         send(process, number)
-    return status(root, name)
+    return before
 
 
 def define(root: Path, name: str, definition: dict[str, Any]) -> bool:
