@@ -14,7 +14,7 @@ from georeg_lab.omnibus.node_state import package_profile
 from georeg_lab.pki import Authority
 from georeg_lab.releases import RELEASES, installed, of_node, release
 from georeg_lab.sites import LabError, LabSites
-from georeg_lab.sites.node_files import gitlab_rb, gitlab_secrets, write_node
+from georeg_lab.sites.node_files import gitlab_rb, gitlab_secrets, write_site
 
 
 @pytest.mark.parametrize("text", ["18.5", "18.5.5", "18.5.9-ee"])
@@ -37,7 +37,7 @@ def test_a_node_knows_its_release(line: str, tmp_path: Path) -> None:
     expected = RELEASES[line]
     lab = Lab(tmp_path, Ports(20000), {"gitlab_version": expected.gitlab})
     Authority(lab.pki)
-    write_node(lab, "primary", gitlab_secrets())
+    write_site(lab, "primary", gitlab_secrets())
     root = lab.node_root("primary")
     assert installed(root) == package_profile(root).version == expected.gitlab
     assert of_node(root) is expected
@@ -48,8 +48,8 @@ def test_a_node_knows_its_release(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", RELEASES)
 def test_only_a_secondary_that_would_prefer_a_database_says_no(line: str, tmp_path: Path) -> None:
     lab = Lab(tmp_path, Ports(20000), {"gitlab_version": RELEASES[line].gitlab})
-    assert "registry['database']" not in gitlab_rb(lab, "primary")
-    assert ("registry['database']['enabled'] = false" in gitlab_rb(lab, "secondary")) is (line == "19.1")
+    assert "registry['database']" not in gitlab_rb(lab, "primary", "primary")
+    assert ("registry['database']['enabled'] = false" in gitlab_rb(lab, "secondary", "secondary")) is (line == "19.1")
 
 
 def test_an_unknown_release_is_refused_on_the_command_line(tmp_path: Path) -> None:
