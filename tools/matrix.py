@@ -36,7 +36,7 @@ GEOREG = Path(sys.executable).with_name("georeg")
 SCENARIO, PARAMETERS = "migrate-legacy", "parameters/lab/migrate-legacy.yml"
 BINARY = "GEOREG_REGISTRY_BINARY"
 FITS = "18.7"  # the release whose registry a real binary stands for; it is built from that release's source
-BASE_PORTS = range(27000, 32000, 100)
+BASE_PORTS, PORTS_OF_A_LAB = range(25000, 32000, 200), 150
 QUIET = {"no-op", "skipped by rule"}
 
 Combination = dict[str, str]
@@ -91,7 +91,7 @@ def free_base_port() -> int:
     """First port of a block in which nobody listens; never the same one again, for labs side by side."""
     with LOCK:
         for base in BASE_PORTS:
-            if base not in GIVEN and all(_free(base + offset) for offset in range(60)):
+            if base not in GIVEN and all(_free(base + offset) for offset in range(PORTS_OF_A_LAB)):
                 GIVEN.add(base)
                 return base
     raise SystemExit("no free block of ports for a lab")
