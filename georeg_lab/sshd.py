@@ -89,8 +89,9 @@ class Server:
         limit = time.monotonic() + 10
         while time.monotonic() < limit and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                process.returncode = 0  # not ours to wait for
-                return
+                if self.pid() is not None:  # it listens first, and tells its number a moment later
+                    process.returncode = 0  # not ours to wait for
+                    return
             time.sleep(0.02)
         text = log.read_text(errors="replace")[-1500:]
         raise SshdError(f"sshd for {self.name} does not start on port {self.port}:\n{text}")
