@@ -68,7 +68,7 @@ both_lists() {  # what is agreed to be lost is in neither
     [ -s @FOLDER@/before ]
 }
 same_tags() { both_lists && diff @FOLDER@/before @FOLDER@/database; }  # the differences are shown
-import_ended() { [ "$(db -c "@ENDED@")" = t ]; }
+import_ended() { @ENDED@; }
 never_enabled() {  # this database was never worked on: the tags in it are copies of what lies in the storage
     [ ! -e "$kept/enabled.json" ] && grep -q '^database: .*"enabled":false' @CONFIG@ &&
         [ "$(db -c 'SELECT count(*) FROM tags WHERE updated_at IS NOT NULL')" = 0 ] &&
@@ -134,6 +134,7 @@ _FROM_SNAPSHOT = r"""tags_before() {  # repository, tag and digest as georeg rea
 _SNAPSHOT = (
     "SELECT r.key || ' ' || t.key || ' ' || t.value FROM json_each(:'kept'::json->'tags') r, json_each_text(r.value) t;"
 )
+COMPLETE_LOG = "metadata import complete"
 _ENDED = (
     "SELECT (NOT blob_import OR blob_import_finished_at IS NOT NULL) AND tag_import_finished_at IS NOT NULL AND "
     "coalesce(pre_import_error, tag_import_error, blob_import_error, '') = '' FROM import_statistics WHERE tag_import "
@@ -173,7 +174,7 @@ def place(site: Site) -> Place:
         "@JOBS@": JOBS,
         "@GITLAB_RB@": gitlab_rb.PATH,
         "@TAG_LINES@": TAG_LINES,
-        "@ENDED@": _ENDED,
+        "@ENDED@": ended(site, _ENDED),
         "@READ_ONLY@": READ_ONLY,
         "@ACCEPTED@": shlex.quote(json.dumps(sorted(site.options.accept_losses))),
         "@LOSSES@": f"grep -v {losses}" if losses else "cat",
@@ -188,6 +189,18 @@ def place(site: Site) -> Place:
         ("database", f"{database.host}:{database.port}/{database.name}, user {database.user}"),
     ]
     return Place(text, "ask token  # then type an access token of an administrator, with scope api", facts)
+
+
+def ended(site: Site, query: str, option: str = "") -> str:
+    """A test: an import ended well. By the row that the importer keeps of it (`query`), or, where the release keeps
+    none, by a log that ends well: of what was pasted, or of georeg's job; with an `option`, of that step's command.
+    """
+    if site.profile.supports("import-statistics"):
+        return f'[ "$(db -c "{query}")" = t ]'
+    job, by_hand = f"{JOBS}/{site.name}-import", f"{FOLDER}/step-three.log" if option else f"{FOLDER}/*.log"
+    ours = f"grep -qs '{COMPLETE_LOG}' {job}/*/output"
+    ours = f"grep -qs -e {option} {job}/*/description && {ours}" if option else ours
+    return f"{{ grep -qs '{COMPLETE_LOG}' {by_hand} || {{ {ours}; }}; }}"
 
 
 def _repository(site: Site) -> str:

@@ -23,6 +23,7 @@ from georeg_nb.runbook.break_glass import NAME, ON_NODE
 from georeg_nb.runbook.by_hand import ByHand, Paste
 from georeg_nb.runbook.refs import declare
 from georeg_nb.scenarios import SCENARIOS
+from georeg_nb.versions import Profile
 
 PASSWORD = "world's \\ $HOME `id` password"
 LINES = [(name, entry.scenario) for name, entry in SCENARIOS.items()]
@@ -164,3 +165,31 @@ def test_lines_that_cannot_be_made_leave_a_gap_and_stop_nothing(
     sheet = (run_.record.path / NAME).read_text()
     assert "THESE LINES COULD NOT BE MADE (division by zero)" in sheet
     assert "ZeroDivisionError" in (run_.record.path / "errors.log").read_text()
+
+
+@pytest.mark.parametrize(("version", "by_row"), [("v4.24.0-gitlab", False), ("v4.32.0-gitlab", True)])
+def test_where_the_importer_keeps_no_row_its_logs_tell_how_it_ended(
+    version: str, by_row: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "JOBS", str(tmp_path / "jobs"))
+    monkeypatch.setattr(shell, "FOLDER", str(tmp_path / "by-hand"))
+    site = World().primary
+    monkeypatch.setattr(type(site), "profile", property(lambda _: Profile.of("18.2.8", version)))
+    test, third = shell.ended(site, "SELECT 1"), shell.ended(site, "SELECT 1", "--step-three")
+    assert ("SELECT 1" in test) is ("SELECT 1" in third) is by_row
+    if by_row:
+        return
+
+    def holds(line: str) -> bool:
+        return subprocess.run(["sh", "-c", line], check=False).returncode == 0
+
+    assert not holds(test)
+    job = tmp_path / "jobs" / f"{site.name}-import" / "1"
+    job.mkdir(parents=True)
+    (job / "description").write_text('{"argv": ["gitlab-ctl", "registry-database", "import", "--step-two"]}')
+    (job / "output").write_text('msg="importing tag"\n')
+    assert not holds(test)
+    (job / "output").write_text('msg="metadata import complete"\n')
+    assert holds(test) and not holds(third)
+    (job / "description").write_text('{"argv": ["gitlab-ctl", "registry-database", "import", "--step-three"]}')
+    assert holds(third)

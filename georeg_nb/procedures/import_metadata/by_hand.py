@@ -149,26 +149,26 @@ def snapshot(site: Site) -> ByHand:
     )
 
 
-def _ended(part: str, since: str = "") -> str:
+def _ended(site: Site, part: str, since: str = "", option: str = "") -> str:
     """A test: the last import command that did this step ended well."""
     query = (
         f"SELECT {part}_finished_at IS NOT NULL AND coalesce({part}_error, '') = '' FROM import_statistics WHERE {part}"
         f"{since} ORDER BY id DESC LIMIT 1"
     )
-    return f'[ "$(db -c "{query}")" = t ]'
+    return shell.ended(site, query, option)
 
 
 def pre_import(site: Site, command: Sequence[str]) -> ByHand:
     """Step one may be run at any time before the tags are imported, and again."""
     log = f"{shell.FOLDER}/step-one.log"
     return ByHand(
-        done=[shell.first(site, "", _ended("pre_import"))],
+        done=[shell.first(site, "", _ended(site, "pre_import"))],
         finish=[
             shell.first(
                 site,
                 "read all manifests while pushes go on; in tmux or screen, it may take hours",
                 "wait_for_georeg",
-                f"{_ended('pre_import')} || {' '.join(command)} >{log} 2>&1",
+                f"{_ended(site, 'pre_import')} || {' '.join(command)} >{log} 2>&1",
             )
         ],
         no_undo="no tag is in the database by it, and the registry does not look there: leave what was read",
@@ -178,7 +178,7 @@ def pre_import(site: Site, command: Sequence[str]) -> ByHand:
 def import_blobs(site: Site, command: Sequence[str]) -> ByHand:
     """Step three, once the registry works on its database; may be run again."""
     since = " AND id >= (SELECT max(id) FROM import_statistics WHERE tag_import)"
-    done = _ended("blob_import", since)
+    done = _ended(site, "blob_import", since, "--step-three")
     return ByHand(
         done=[shell.first(site, "", done)],
         finish=[
