@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from test_migration_steps import Killed, _Clock, outcomes, run_all
 from world import SECTIONS, TAGS, World
 
@@ -352,6 +353,19 @@ def test_nodes_that_are_not_alike_are_told(breaks: Callable[[Any], None], says: 
     assert finding.verdict == "failed"
     assert f"{says} of {SECOND}" in finding.found
     assert "other" not in finding.found.replace("other than", "")
+
+
+def test_the_default_database_may_have_another_address_on_each_node() -> None:
+    """It follows the roles of the node, and nobody connects to it while the registry is in legacy mode."""
+    world = two_nodes()
+    path = "/var/opt/gitlab/registry/config.yml"
+    config = yaml.safe_load(world.primary.nodes[1].files[path])
+    config["database"] = {"enabled": False, "port": 6432}
+    world.primary.nodes[1].files[path] = yaml.safe_dump(config).encode()
+    assert nodes.nodes_are_alike(world.primary).verdict == "passed"
+    config["database"]["host"] = "elsewhere.example"
+    world.primary.nodes[1].files[path] = yaml.safe_dump(config).encode()
+    assert "the database's address" in nodes.nodes_are_alike(world.primary).found
 
 
 def test_a_node_without_the_certificate_authority_is_told() -> None:

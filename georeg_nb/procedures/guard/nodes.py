@@ -11,7 +11,8 @@ import secrets
 from typing import Any
 
 from georeg_nb.errors import NodeFileMissing
-from georeg_nb.omnibus import SECRETS, Omnibus
+from georeg_nb.omnibus import SECRETS, Omnibus, RegistryConfig
+from georeg_nb.procedures import state
 from georeg_nb.procedures.guard.storage import place_of
 from georeg_nb.runbook import Finding, check, expect, failed, not_applicable, passed
 from georeg_nb.site import Site
@@ -61,9 +62,17 @@ def _facts(package: Omnibus, site: Site, pepper: bytes) -> dict[str, str]:
     }
     return hidden | {
         "the storage": place_of(package, site.name)[1],
-        "the database's address": str(config.database_address if config else ""),
+        "the database's address": _database(config),
         "the registry's version": package.registry_version(),
     }
+
+
+def _database(config: RegistryConfig | None) -> str:
+    """Where the configured database is; the package's default is one word, as its address follows the node's roles."""
+    if config is None:
+        return ""
+    unused = state.is_bundled(config) and config.mode != "database"
+    return "the default, not enabled" if unused else str(config.database_address)
 
 
 @check("the database's certificate authority is on every registry node", source="procedures 2.3", evidence="source")
