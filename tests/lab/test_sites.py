@@ -71,24 +71,42 @@ def test_commands_say_when_there_is_no_lab(tmp_path: Path) -> None:
     assert (reset.exit_code, "There is no lab" in reset.output) == (1, True)
 
 
+def listen_to_interrupts() -> None:
+    """As at a terminal: what is started in the background of a shell ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize(
-    ("seconds", "number"), [(1.0, signal.SIGINT), (4.0, signal.SIGTERM), (8.0, signal.SIGINT), (4.0, signal.SIGKILL)]
+    ("reached", "number"),
+    [
+        ("creating clusters", signal.SIGINT),
+        ("streaming replica", signal.SIGTERM),
+        ("pushing images", signal.SIGINT),
+        ("gitlab-ctl reconfigure", signal.SIGKILL),
+    ],
 )
-def test_an_up_that_is_broken_off_leaves_nothing(tmp_path: Path, seconds: float, number: signal.Signals) -> None:
-    base = 31000 + 50 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    directory = tmp_path / "lab"
-    command = georeg_lab("up", "--dir", str(directory), "--base-port", str(base))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    time.sleep(seconds)
+def test_an_up_that_is_broken_off_leaves_nothing(
+    tmp_path: Path, lab_base_port: int, reached: str, number: signal.Signals
+) -> None:
+    directory, ports = tmp_path / "lab", Ports(lab_base_port)
+    process = subprocess.Popen(
+        georeg_lab("up", "--dir", str(directory), "--base-port", str(lab_base_port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=listen_to_interrupts,
+    )
+    assert process.stdout
+    said = next(line for line in process.stdout if reached in line)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0, output
+    assert process.returncode != 0, said + output
     if number == signal.SIGKILL:
         subprocess.run(georeg_lab("down", "--purge", "--dir", str(directory)), check=True)
     assert not directory.exists(), output
-    assert [port for port in Ports(base).all() if not port_is_free(port)] == []
-    assert processes.processes_of(Lab(directory, Ports(base))) == []
+    assert [port for port in ports.all() if not port_is_free(port)] == []
+    assert processes.processes_of(Lab(directory, ports)) == []
 
 
 def test_processes_are_found_by_what_they_belong_to(tmp_path: Path) -> None:
