@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+
+from georeg_lab.postgres import port_is_free
 
 ROOT = Path(__file__).resolve().parent.parent
 GEOREG = Path(sys.executable).with_name("georeg")
@@ -91,20 +92,10 @@ def free_base_port() -> int:
     """First port of a block in which nobody listens; never the same one again, for labs side by side."""
     with LOCK:
         for base in BASE_PORTS:
-            if base not in GIVEN and all(_free(base + offset) for offset in range(PORTS_OF_A_LAB)):
+            if base not in GIVEN and all(port_is_free(base + offset) for offset in range(PORTS_OF_A_LAB)):
                 GIVEN.add(base)
                 return base
     raise SystemExit("no free block of ports for a lab")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def rehearse(one: Mapping[str, str], log: Path, tags: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,20 @@ def no_secrets_of_other_tests() -> Iterator[None]:
     redaction.forget_all()
     yield
     redaction.forget_all()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the sites of world.py: their secrets, and nobody sleeps."""
+    monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
+    monkeypatch.setenv("WORLD_PASSWORD", "world-password")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock takes half a minute, too: patience is spent at once."""
+    monkeypatch.setattr("time.monotonic", itertools.count(30.0, 30.0).__next__)
 
 
 @pytest.fixture

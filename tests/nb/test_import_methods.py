@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,7 @@ from georeg_nb.procedures.import_metadata import checks, import_job, method, pre
 UP_TO_SECONDARY = SECTIONS[:3]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
-    monkeypatch.setenv("WORLD_PASSWORD", "world-password")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def three_steps(**options: Any) -> World:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_migration_steps import assert_migrated, quick, run_all
+from test_migration_steps import assert_migrated, run_all
 from world import World
 
 from georeg_nb.errors import StepFailed
@@ -13,7 +13,7 @@ from georeg_nb.omnibus import GITLAB_RB
 from georeg_nb.procedures.import_metadata import IMPORT
 from georeg_nb.runbook import Step
 
-__all__ = ["quick"]  # the fixture that every test of the steps needs
+pytestmark = pytest.mark.usefixtures("impatient")
 
 MIGRATE = "gitlab-ctl registry-database migrate up"
 AUTO_CREATE = b"postgresql['registry']['auto_create'] = false"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,25 +22,7 @@ METHODS = ("one-step", "three-step")
 ORIGINAL = b"external_url 'https://gitlab.example.com'\n"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
-    monkeypatch.setenv("WORLD_PASSWORD", "world-password")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("georeg_nb.omnibus.control.time.monotonic", _Clock())
-    monkeypatch.setattr("georeg_nb.procedures.verify_replication.time.monotonic", _Clock())
-    yield
-
-
-class _Clock:
-    """Each look takes half a minute: patience is spent at once."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 30
-        return self.now
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def run_all(

@@ -4,13 +4,13 @@ site that fails is named and leaves the others in a stated condition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from test_migration_steps import Killed, _Clock, outcomes, run_all
+from test_migration_steps import Killed, outcomes, run_all
 from world import SECTIONS, TAGS, World
 
 from georeg_nb import gitlab_rb
@@ -25,14 +25,7 @@ from georeg_nb.procedures.import_metadata.switch import EnableDatabase
 FIRST, SECOND = "primary-node", "primary-registry-2"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
-    monkeypatch.setenv("WORLD_PASSWORD", "world-password")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("georeg_nb.omnibus.control.time.monotonic", _Clock())
-    monkeypatch.setattr("georeg_nb.procedures.verify_replication.time.monotonic", _Clock())
-    yield
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def two_nodes(**options: Any) -> World:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_migration_steps import _Clock, run_all
+from test_migration_steps import run_all
 from world import TAGS, World
 
 from georeg_nb import operations
@@ -21,14 +21,7 @@ from georeg_nb.procedures import comparing
 OTHER = "sha256:" + "8" * 64
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
-    monkeypatch.setenv("WORLD_PASSWORD", "world-password")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("georeg_nb.omnibus.control.time.monotonic", _Clock())
-    monkeypatch.setattr("georeg_nb.procedures.verify_replication.time.monotonic", _Clock())
-    yield
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def migrated(tmp_path: Path, **options: Any) -> World:
