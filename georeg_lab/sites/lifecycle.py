@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -134,6 +136,7 @@ class LabSites:
     def _make(self, keep_on_failure: bool) -> None:
         self._refuse_taken_ports()
         self.lab.dir.mkdir(mode=0o711, parents=True, exist_ok=True)  # config.yml holds secrets and is 0644
+        before = set(threading.enumerate())
         try:
             with self._locked():
                 self._build()
@@ -142,6 +145,7 @@ class LabSites:
                 self.progress(f"failed; what there is stays in {self.lab.dir}")
             else:
                 self.progress("stopping and removing what was made so far")
+                _await_threads(before)
                 self.down(purge=True)
             raise
 
@@ -350,6 +354,16 @@ class LabSites:
             except BlockingIOError:
                 raise LabError(f"Another `georeg lab` command is working on {self.lab.dir}.") from None
             yield
+
+
+def _await_threads(before: set[threading.Thread]) -> None:
+    """Wait for every thread begun since then. An executor forgets the one in whose start it was interrupted (the
+    signal comes between its beginning and the note of it), and would go on without it."""
+    for thread in set(threading.enumerate()) - before:
+        while thread in threading.enumerate() and not thread.is_alive():
+            time.sleep(0.01)  # not begun yet: it cannot be joined
+        if thread.is_alive():
+            thread.join()
 
 
 def _stop_all_but_databases(root: Path) -> None:

@@ -55,19 +55,6 @@ def entries_of(workplace: Workplace, run: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (workplace.records / run / "ledger.jsonl").read_text().splitlines()]
 
 
-def in_the_import(workplace: Workplace, site: str) -> Callable[[], bool]:
-    """Whether a site's import is at work and has some of the tags, and not all of them."""
-    everything = len(tags_on_disk(workplace.lab, site))
-
-    def reached() -> bool:
-        if not importers(workplace, site):
-            return False
-        with psycopg.connect(workplace.lab.metadata_dsn(site)) as connection:
-            return 0 < connection.execute("SELECT count(*) FROM tags").fetchone()[0] < everything  # type: ignore[index]
-
-    return reached
-
-
 def stopped_at(workplace: Workplace, how: str | int, reached: Callable[[], bool], *arguments: str) -> tuple[int, str]:
     """Start a run, and when the point is reached end it: its kernel or itself by SIGKILL, or itself by a signal.
 
@@ -102,22 +89,35 @@ def kill_the_import(workplace: Workplace, site: str) -> int:
     return len(tags_in_database(workplace.lab, site))
 
 
-def freezing(workplace: Workplace, site: str, step: str) -> Callable[[], bool]:
-    """Whether a site's import of this step is at work; it is frozen where it is, so that it does not end meanwhile.
+def freezing(workplace: Workplace, site: str, step: str = "") -> Callable[[], bool]:
+    """Whether a site's import (of this step) is at work; it is frozen where it is, so that it does not end meanwhile.
 
-    Step two is frozen where it has some of the tags, and not all of them.
+    An import that reads tags, in one step or as step two, is frozen where it has some of them, and far from all.
     """
-    some = in_the_import(workplace, site) if step == "two" else lambda: True
+    everything = len(tags_on_disk(workplace.lab, site))
 
     def reached() -> bool:
-        found = [process for process in importers(workplace, site) if f"--step-{step}" in process.cmdline()]
-        assert len(found) <= 1
-        if not found or not some():
-            return False
-        found[0].suspend()
-        return True
+        for process in importers(workplace, site):
+            steps = "".join(a.removeprefix("--step-") for a in process.cmdline() if a.startswith("--step-"))
+            if steps != step:
+                continue
+            process.suspend()
+            if step in ("one", "three") or 0 < tags_so_far(workplace, site) < everything * 0.9:
+                return True
+            process.resume()
+        return False
 
-    return reached
+    def quietly() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            return reached()
+        return False
+
+    return quietly
+
+
+def tags_so_far(workplace: Workplace, site: str) -> int:
+    with psycopg.connect(workplace.lab.metadata_dsn(site)) as connection:
+        return connection.execute("SELECT count(*) FROM tags").fetchone()[0]  # type: ignore[index]
 
 
 def thaw(workplace: Workplace, site: str) -> None:

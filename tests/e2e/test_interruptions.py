@@ -8,11 +8,12 @@ import pytest
 from killing import (
     begun,
     entries_of,
-    in_the_import,
+    freezing,
     kernel_of,
     kill_the_import,
     newest,
     stopped_at,
+    thaw,
     wait_for,
 )
 from observe import tags_in_database
@@ -56,8 +57,10 @@ def test_kernel_and_runner_killed_at_eight_points(fresh_workplace: Workplace) ->
         section, _, name = step.partition("/")
         reached = begun(workplace, step)
         if name == "import":
-            reached = in_the_import(workplace, section.partition(".")[0])
+            reached = freezing(workplace, section.partition(".")[0])
         status, output = stopped_at(workplace, how, reached, *resume)
+        for site in before:
+            thaw(workplace, site)  # it goes on by itself
         run = newest(workplace)
         expected = {"kernel": 4, "runner": -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
         assert status == expected, output
@@ -84,7 +87,7 @@ def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workpl
 
     process = workplace.start("--approve", "all")
     try:
-        wait_for(in_the_import(workplace, "secondary"), process)
+        wait_for(freezing(workplace, "secondary"), process)
         left = kill_the_import(workplace, "secondary")
         output, _ = process.communicate(timeout=120)
     finally:
@@ -105,7 +108,7 @@ def test_an_import_that_is_killed_is_never_imported_over(fresh_workplace: Workpl
 
     process = workplace.start("--approve", "all", *resume)
     try:
-        wait_for(in_the_import(workplace, "primary"), process)
+        wait_for(freezing(workplace, "primary"), process)
         kernel = kernel_of(process.pid)
         kernel.suspend()  # it must not see its import die
         left = kill_the_import(workplace, "primary")
