@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 from georeg_nb import gitlab_rb, redaction
+from georeg_nb.database import IdleConnections
 from georeg_nb.errors import GeoregError, NodeFileMissing, StepFailed
 from georeg_nb.gitlab_api import GitLabAPI
 from georeg_nb.http import Route
@@ -100,6 +101,7 @@ class Site:
         self.scenario = scenario
         self.nodes: list[Node] = [node_of(node, observer) for node in parameters.nodes]
         self.readonly = False
+        self._idle = IdleConnections()  # views share them: they only read
         # what is compared → each difference there, and when (monotonic clock) this run first saw it; views share it
         self.differences_seen: dict[str, dict[Any, float]] = {}
 
@@ -171,7 +173,7 @@ class Site:
     def metadata_db(self) -> MetadataDB:
         """The site's own external metadata database. A new object each time: what is there changes in a run."""
         database = self.parameters.database
-        return MetadataDB(database, site=self.name, route=self._route(database.via))
+        return MetadataDB(database, site=self.name, route=self._route(database.via), idle=self._idle)
 
     @property
     def profile(self) -> Profile:
@@ -243,7 +245,8 @@ class Site:
         self.observer.progress(self.name, text, fraction)
 
     def close(self) -> None:
-        """End the connections to its nodes. The next question makes them again."""
+        """End the connections to its nodes and its database. The next question makes them again."""
+        self._idle.close()
         for node in self.nodes:
             node.close()
 

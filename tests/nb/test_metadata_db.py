@@ -10,6 +10,7 @@ import pytest
 
 from georeg_lab.postgres import Cluster
 from georeg_lab.registry import schema
+from georeg_nb.database import IdleConnections
 from georeg_nb.errors import DatabaseRefused
 from georeg_nb.metadata_db import MetadataDB
 from georeg_nb.parameters import DatabaseParameters
@@ -242,3 +243,25 @@ def test_what_a_registry_at_work_leaves_is_found(server: Cluster, filled: Metada
 
 def test_an_empty_database_has_no_traces(database: MetadataDB) -> None:
     assert database.traces_of_use() == [] and database.manifests() == set()
+
+
+def test_a_reading_connection_is_used_again_until_the_server_ends_it(filled: MetadataDB, server: Cluster) -> None:
+    idle = IdleConnections()
+    database = MetadataDB(filled.parameters, site="primary", idle=idle)
+    with database.connect() as one, database.connect() as other:  # side by side they are two
+        one.execute("SET work_mem = '1MB'")
+        first, second = one.info.backend_pid, other.info.backend_pid
+    assert first != second
+    with database.connect() as again:
+        assert again.info.backend_pid in (first, second)
+        assert again.execute("SHOW work_mem").fetchone() == ("64MB",)
+        assert again.execute("SHOW transaction_read_only").fetchone() == ("on",)
+    with pytest.raises(DatabaseRefused), database.connect() as broken:
+        gone = broken.info.backend_pid
+        broken.execute("SELECT 1 / 0")  # a connection that had an error is not used again
+    assert broken.closed
+    server.execute(f"SELECT pg_terminate_backend({first + second - gone})")
+    with database.connect() as new:
+        assert new.info.backend_pid not in (first, second)
+    idle.close()
+    assert new.closed

@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from georeg_nb import gitlab_rb, readers
+from georeg_nb.database import Server
 from georeg_nb.errors import ConnectionLost, DatabaseRefused, HttpRefused, NodeFileMissing, ReadOnlySite, Unreachable
 from georeg_nb.gitlab_api import GeoSite, GeoStatus, License, SyncRecord, Version
-from georeg_nb.metadata_db import Bucket, Server
+from georeg_nb.metadata_db import Bucket
 from georeg_nb.nodes import Result
 from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS, Omnibus, RegistryConfig
 from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
