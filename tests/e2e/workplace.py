@@ -60,6 +60,21 @@ class Workplace:
         """`georeg run` of the scenario with the lab's parameters."""
         return self.georeg("run", SCENARIO, "-f", PARAMETERS, *arguments, env=env)
 
+    def cells(self, record: Path | None = None, *, env: Mapping[str, str], **values: Any) -> Outcome:
+        """Run the notebook's cells in a plain process: a new run, or once more the one of a record."""
+        given = yaml.safe_load((self.folder / PARAMETERS).read_text()) | values
+        again = {"GEOREG_RUN": str(record)} if record else {}
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tests/e2e/cells.py"), f"notebooks/{NOTEBOOK}", json.dumps(given)],
+            cwd=self.folder,
+            env=self.environment({**env, **again}),
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr, self.records)
+
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start `georeg run` in a process group of its own, to be interrupted or killed."""
         return subprocess.Popen(
