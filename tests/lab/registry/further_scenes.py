@@ -251,7 +251,8 @@ def _ended(bench: Bench, action: Action) -> int:
     """Run the command, send the signal after so many lines; the exit status as Python gives it (-9: by SIGKILL)."""
     words = [str(bench.config) if word == "{config}" else word for word in action["argv"][1:]]
     command = [*registry_program.COMMAND, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # unbuffered: what is read ahead here is room for the program to run ahead
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout and process.stderr
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         for _ in range(action["after_lines"]):

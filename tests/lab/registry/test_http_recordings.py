@@ -220,7 +220,8 @@ def unavailable(
     replay = Replay(Server(Path(), root), "http-unavailable")
     for part, more in ((lines[:second], {}), (lines[second:], check)):
         switch.on()
-        section = database_section(metadata, port=switch.port)
+        # as recorded: else the client tries TLS too, and tells of each try
+        section = database_section(metadata, port=switch.port, sslmode="disable")
         replay.server = start_registry(root, options={"database": section, **more})
         for line in part:
             if "stopped" in line.get("setup", ""):
