@@ -211,13 +211,21 @@ class LabSites:
             if purge:
                 subprocess.run(["rm", "-rf", "--", str(self.lab.dir)], check=True)
 
-    def reset(self) -> None:
-        """Bring back the state right after the first `up`, running. Raises LabError for an unfinished lab."""
+    def keep(self, copy: str) -> None:
+        """Keep the present state under a name, for `reset`; the sites are stopped meanwhile."""
+        with self._locked():
+            self._stop()
+            pristine.keep(self.lab.dir, self._kept, copy)
+            self._start()
+
+    def reset(self, copy: str = pristine.PRISTINE) -> None:
+        """Bring back the state right after the first `up`, or one that was kept, running. Raises LabError for an
+        unfinished lab."""
         if not self.complete:
             raise LabError("The lab was never completed: there is no pristine copy. Use `down --purge` and `up`.")
         with self._locked():
             self._stop()
-            pristine.restore(self.lab.dir, self._kept)
+            pristine.restore(self.lab.dir, self._kept, copy)
             (self.lab.dir / "commands.jsonl").unlink(missing_ok=True)
             self._refuse_taken_ports()
             self._start()

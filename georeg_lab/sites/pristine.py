@@ -1,4 +1,4 @@
-"""The state right after the first `up`, kept as one archive, and brought back by what differs from it.
+"""The state right after the first `up`, or another, kept as one archive, and brought back by what differs from it.
 
 A lab has tens of thousands of small files, of which a rehearsal changes some hundred: only those are removed and
 unpacked.
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ARCHIVE, CONTENTS = "pristine.tar", "pristine.json"
+PRISTINE = "pristine"
 # sub-second times, so that a changed file is told from an unchanged one of the same size
 FORMAT = ("--format=posix", "--pax-option=delete=atime,delete=ctime")
 Facts = list[object]
@@ -21,32 +21,41 @@ Facts = list[object]
 
 def exists(folder: Path) -> bool:
     """A complete copy is kept in this folder."""
-    return (folder / CONTENTS).exists()
+    return _contents(folder, PRISTINE).exists()
 
 
-def keep(folder: Path, names: Sequence[str]) -> None:
+def keep(folder: Path, names: Sequence[str], copy: str = PRISTINE) -> None:
     """Keep a copy of the named sub-folders of `folder`, whose processes are stopped."""
-    archive = folder / ARCHIVE
+    archive, kept = _archive(folder, copy), _contents(folder, copy)
+    kept.unlink(missing_ok=True)
     archive.touch(mode=0o600)
     subprocess.run(["tar", "--create", "--file", str(archive), *FORMAT, "-C", str(folder), *names], check=True)
-    part = folder / f"{CONTENTS}.part"
+    part = kept.with_suffix(".part")
     part.write_text(json.dumps(contents(folder, names)))
-    part.rename(folder / CONTENTS)  # written last: without it there is no copy
+    part.rename(kept)  # written last: without it there is no copy
 
 
-def restore(folder: Path, names: Sequence[str]) -> int:
+def restore(folder: Path, names: Sequence[str], copy: str = PRISTINE) -> int:
     """Make the sub-folders what they were. Returns how many files and folders had changed."""
-    wanted: dict[str, Facts] = json.loads((folder / CONTENTS).read_text())
+    wanted: dict[str, Facts] = json.loads(_contents(folder, copy).read_text())
     found = contents(folder, names)
     surplus = [path for path in found if path not in wanted or found[path][0] != wanted[path][0]]
     for path in sorted(surplus, reverse=True):  # what lies in a folder before the folder
         place = folder / path
         place.rmdir() if found[path][0] == "folder" else place.unlink()
     missing = sorted(path for path, facts in wanted.items() if found.get(path) != facts)
-    options = ["--extract", "--file", str(folder / ARCHIVE), "--preserve-permissions", "--no-recursion", "--null"]
+    options = ["--extract", "--file", str(_archive(folder, copy)), "--preserve-permissions", "--no-recursion", "--null"]
     command = ["tar", *options, "-C", str(folder), "--verbatim-files-from", "--files-from", "-"]
     subprocess.run(command, input=b"".join(os.fsencode(path) + b"\0" for path in missing), check=True)
     return len(set(surplus) | set(missing))
+
+
+def _archive(folder: Path, copy: str) -> Path:
+    return folder / f"{copy}.tar"
+
+
+def _contents(folder: Path, copy: str) -> Path:
+    return folder / f"{copy}.json"
 
 
 def contents(folder: Path, names: Sequence[str]) -> dict[str, Facts]:

@@ -1,14 +1,16 @@
 """A break-glass sheet followed to the letter: its lines are read from its Markdown and run by `sh` on the lab's nodes.
 
-On a real node the lines run as they are. A lab's node is a folder, so the node's absolute paths are mapped below it,
-and its programs are found first. What the stand-ins map themselves stays as it is: what goes into gitlab.rb (between
-`<<EOF` and `EOF`), and the file that `ruby -c` looks at.
+With SSH they go the way a person's do: `ssh` to the node, and sudo. On a real node the lines run as they are. A lab's
+node is a folder, so the node's absolute paths are mapped below it, and its programs are found first. What the stand-ins
+map themselves stays as it is: what goes into gitlab.rb (between `<<EOF` and `EOF`), and the file that `ruby -c` looks
+at.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,12 +88,21 @@ class Sheet:
             answers[node] = output
         return answers
 
-    def sh(self, site: str, shell: str) -> tuple[int, str]:
-        """Run lines in a shell of root on a site's node. What a person types is given in the environment."""
-        root = self.lab.lab.node_root(site)
+    def sh(self, node: str, shell: str) -> tuple[int, str]:
+        """Run lines in a shell of root on a node. What a person types is given in the environment."""
+        root = self.lab.lab.node_root(node)
+        site = next(site for site in self.lab.lab.sites if node in self.lab.lab.registry_nodes(site))
         typed = re.fullmatch(r"ask (\w+) .*", shell)
+        environment = {"PATH": f"{root}/usr/bin:{os.defpath}", "HOME": str(root), **self._typed(site)}
+        command = ["sh", "-c", mapped(f"{self.names[site]}\n{shell}", root)]
+        if self.lab.lab.ssh:
+            words = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
+            words = ["sudo", "-n", *words] if self.lab.lab.ssh == "sudo" else words
+            config = self.lab.lab.ssh_folder / "ssh_config"
+            command = ["ssh", "-F", str(config), self.lab.lab.node_name(node), shlex.join(words)]
+            environment = dict(os.environ)
         done = subprocess.run(
-            ["sh", "-c", mapped(f"{self.names[site]}\n{shell}", root)],
+            command,
             input=self._typed(site)[typed[1]] + "\n" if typed else None,
             stdin=None if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -100,7 +111,7 @@ class Sheet:
             timeout=120,
             check=False,
             cwd="/",
-            env={"PATH": f"{root}/usr/bin:{os.defpath}", "HOME": str(root), **self._typed(site)},
+            env=environment,
         )
         return done.returncode, done.stdout
 

@@ -6,7 +6,6 @@ when it comes back, sees what was done.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import pytest
@@ -144,55 +143,3 @@ def test_back_from_every_step(fresh_workplace: Workplace) -> None:
     empty = {f"{site}.import/{step}" for site in SITES for step in ("migrate-schema", "clear-half-import")}
     again = {*SECONDARY, *named(here, *IMPORTED)} - empty  # the tables were left, and nothing is in them
     assert {step for step, outcome in outcomes(plan.ledger).items() if outcome == "not approved"} >= again
-
-
-# every step, in three steps: much of the same, for `make test-matrix`
-
-STEPS = [
-    *named("hold", "hold-image-sync"),
-    *(
-        f"{site}.import/{step}"
-        for site in ("secondary", "primary")
-        for step in (
-            *("connect-database", "migrate-schema", "pre-import", "read-only", "snapshot", "import", "compare"),
-            *("enable-database", "writable", "import-blobs"),
-        )
-    ),
-    *named("release", "release-image-sync", "resync-everything"),
-]
-
-
-def killed_behind(workplace: Workplace, step: str) -> tuple[Sheet, list[str], int]:
-    """The sheet of the site on which a three-step import was killed, its order of steps, and where in it that was."""
-    workplace.set_parameters(import_method="three-step")
-    killed(workplace, f"{step}:after-apply")
-    sheet = sheet_of(workplace, "primary" if step.startswith("primary") else "secondary")
-    assert "COULD NOT BE MADE" not in sheet.text
-    order = re.findall(r"^\d+\. `(\S+)`", sheet.text, re.M)
-    return sheet, order, order.index(step)
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("step", STEPS)
-def test_on_from(fresh_workplace: Workplace, step: str) -> None:
-    """All that is left is done by hand, from the very step that was begun; georeg finds it done and proves it."""
-    before = all_tags(fresh_workplace)
-    sheet, order, number = killed_behind(fresh_workplace, step)
-    sheet.on(*order[number:])
-    assert_consistent(fresh_workplace, before, moved=True)
-    last = fresh_workplace.run("--approve", "all")
-    assert last.status == 0, last.output
-    assert begun(last).isdisjoint({*SECONDARY, *named("primary.import", *IMPORTED)})
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("step", STEPS)
-def test_back_from(fresh_workplace: Workplace, step: str) -> None:
-    """All that was done is taken back by hand, the last first."""
-    before = all_tags(fresh_workplace)
-    sheet, order, number = killed_behind(fresh_workplace, step)
-    sheet.back(*reversed(order[: number + 1]))
-    assert_consistent(fresh_workplace, before, moved=False)
-    plan = fresh_workplace.run()
-    assert plan.status == 0, plan.output
-    assert outcomes(plan.ledger)["primary.import/enable-database"] == "not approved"
