@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 import workplace as workplace_module
+from killing import freezing, kernel_of, newest, thaw, wait_for
 from standing import COMPLETE, all_tags, assert_complete, imports_started
-from test_interruptions import in_the_import, kernel_of, newest, wait_for
 from workplace import GEOREG, Workplace, copy_project, end, outcomes
 
 from georeg_lab.sites import LabSites
@@ -129,16 +129,18 @@ def test_cut_and_killed_over_ssh_it_is_resumed_and_nothing_is_lost(outside: Work
 
     process = outside.start("--approve", "all")
     try:
-        wait_for(in_the_import(outside, "secondary"), process, 400)
+        wait_for(freezing(outside, "secondary"), process, 400)
         for server in servers.servers.values():
             server.cut()
-        wait_for(in_the_import(outside, "primary"), process, 400)
+        thaw(outside, "secondary")
+        wait_for(freezing(outside, "primary"), process, 400)
         kernel_of(process.pid).kill()
         servers.stop()
         output, _ = process.communicate(timeout=200)
     finally:
         end(process)
         servers.start()
+        thaw(outside, "primary")
     assert process.returncode == 4, output
     assert imports_started(outside) == {"primary": 1, "secondary": 1}
 
