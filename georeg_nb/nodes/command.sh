@@ -1,39 +1,49 @@
-# One command on a node, over a channel that may break. Plain POSIX sh with coreutils and util-linux.
+# Commands on a node, one after the other, over one channel that may break. Plain POSIX sh, coreutils and util-linux.
 #
-#   sh -c TEXT georeg-command BYTES CWD [VAR=VALUE ...] -- COMMAND ...
+#   sh -c TEXT georeg-commands
 #
-# Standard input: BYTES bytes for the command, then nothing until the caller goes away. A command whose input did not
-# arrive whole is not started; one whose caller went away is ended with all that it started.
-# Both streams begin with "georeg-begin": what comes before it is of the login's shell or of sudo. The last words on
-# standard error are "georeg-status N". Where they are missing, the connection broke, whatever ssh's own exit status is:
-# its 255 may be the command's as well.
+# Both streams begin with "georeg-begin": what comes before it is of the login's shell or of sudo.
+# A request on standard input: a line "TOKEN LENGTH BYTES"; LENGTH bytes of words, quoted for a shell: CWD [VAR=VALUE
+# ...] -- COMMAND ...; BYTES bytes for the command's standard input; a line "TOKEN". One that did not arrive whole is
+# not started. Until it is answered nothing but empty lines may be sent, and they mean nothing. A command whose caller
+# went away, or did not wait, is ended with all that it started in its session.
+# The answer is what the command writes; "georeg-end TOKEN STATUS" ends both streams. Where that is missing, the
+# connection broke, whatever ssh's own exit status is. Nobody but the caller knows the token beforehand, so that no
+# output can be taken for it.
+start() { # CWD [VAR=VALUE ...] -- COMMAND ..., in a session of its own
+    if ! cd "$1" 2>/dev/null; then
+        echo "cannot enter $1" >&2
+        exit 125
+    fi
+    shift
+    while [ "$1" != -- ]; do
+        export "${1?}"
+        shift
+    done
+    shift
+    if ! command -v "$1" >/dev/null; then
+        case $1 in */*) [ -e "$1" ] ;; *) false ;; esac && echo "$1: permission denied" >&2 && exit 126
+        echo "$1: not found" >&2
+        exit 127
+    fi
+    exec setsid "$@"
+}
+
+unset TMOUT # bash's read would give up after that
+exec 3<&0 </dev/null
 echo georeg-begin
 echo georeg-begin >&2
-bytes=$1 cwd=$2
-shift 2
-while [ "$1" != -- ]; do
-    export "${1?}"
-    shift
-done
-shift
-exec 3<&0 </dev/null
-data=
-if [ "$bytes" -gt 0 ]; then # in base64: a variable holds no NUL
-    data=$(head -c "$bytes" <&3 | base64)
-    [ "$(printf %s "$data" | base64 -d | wc -c)" -eq "$bytes" ] || exit 1
-fi
-
-if ! cd "$cwd" 2>/dev/null; then
-    echo "cannot enter $cwd" >&2
-    status=125
-elif ! command -v "$1" >/dev/null; then
-    case $1 in */*) [ -e "$1" ] ;; *) false ;; esac && status=126 || status=127
-    if [ "$status" = 126 ]; then echo "$1: permission denied" >&2; else echo "$1: not found" >&2; fi
-else
-    if [ "$bytes" -gt 0 ]; then
-        printf %s "$data" | base64 -d | setsid "$@" 3<&- &
+while read -r token length bytes <&3; do
+    [ -n "$token" ] || continue
+    words=$(head -c "$length" <&3)
+    data=
+    [ "$bytes" = 0 ] || data=$(head -c "$bytes" <&3 | base64) # a variable holds no NUL
+    read -r whole <&3 && [ "$whole" = "$token" ] || exit 1
+    eval "set -- $words"
+    if [ "$bytes" = 0 ]; then
+        start "$@" </dev/null 3<&- &
     else
-        setsid "$@" </dev/null 3<&- &
+        printf %s "$data" | base64 -d | start "$@" 3<&- &
     fi
     pid=$!
     {
@@ -41,8 +51,11 @@ else
         kill -KILL "-$pid" "$pid"
     } <&3 >/dev/null 2>&1 &
     watcher=$!
-    wait "$pid"
+    wait "$pid" 2>/dev/null
     status=$?
-    kill "$watcher" 2>/dev/null
-fi
-printf '\ngeoreg-status %s\n' "$status" >&2
+    kill "$watcher"
+    wait "$watcher" 2>/dev/null # before the next request comes: it must not read that
+    kill -KILL "-$pid" 2>/dev/null # what it left behind must not write into the next answer
+    printf '\ngeoreg-end %s %s\n' "$token" "$status"
+    printf '\ngeoreg-end %s %s\n' "$token" "$status" >&2
+done

@@ -177,7 +177,7 @@ launch)
         by_systemd "$unit" "$text" "$@"
         exit
     fi
-    setsid sh -c "$text" georeg-job run "$@" <&3 3<&- &
+    { setsid sh -c "$text" georeg-job run "$@" <&3 3<&- & } | cat # until it has answered
     ;;
 run)
     shift

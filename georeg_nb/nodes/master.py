@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from georeg_nb.errors import (
     PrerequisiteError,
     Unreachable,
 )
+from georeg_nb.nodes.channel import Channel
 
 CONNECT_SECONDS = 10
 OPEN_SECONDS = 60.0  # for all of it: name, jump hosts, keys, login, shell
@@ -71,12 +72,13 @@ class Master:
         self.node = node
         self.target = target
         self.keepalive = keepalive
-        self.sessions = threading.BoundedSemaphore(SESSIONS)
+        self._sessions = threading.BoundedSemaphore(SESSIONS)
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
         self._words: deque[str] = deque(maxlen=40)
         self._forwards: dict[tuple[str, int], int] = {}
+        self._idle: list[Channel] = []
 
     def __reduce__(self) -> tuple[object, ...]:
         """Sent to another process it makes a connection of its own there, one for all that is sent."""
@@ -94,6 +96,28 @@ class Master:
     def client(self, *command: str) -> list[str]:
         """Arguments that run one command over it. They never connect by themselves, to wherever that might be."""
         return [*self._control(), "-T", "-o", "LogLevel=ERROR", "--", self.target.host, *command]
+
+    @contextlib.contextmanager
+    def channel(self, line: str) -> Iterator[Channel]:
+        """A channel with `line`, which is always the same, at its end: an idle one, or a new one.
+
+        It is closed when what is done with it raises, and else kept for the next need.
+        """
+        with self._sessions:
+            with self._lock:
+                self.open()
+                channel = self._take_idle() or Channel(self.client(line))
+                connection = self._process
+            try:
+                yield channel
+            except BaseException:
+                channel.close()
+                raise
+            with self._lock:
+                if self._process is connection:
+                    self._idle.append(channel)
+                else:
+                    channel.close()
 
     def lost(self, words: str = "") -> ConnectionLost:
         """The error for a connection that broke under a command. `words` is what the command's ssh said."""
@@ -129,6 +153,7 @@ class Master:
     def close(self) -> None:
         """End the connection, its forwards, and what still runs over it."""
         with self._lock:
+            self._close_idle()
             if self._process is not None and self._process.poll() is None:
                 self._ask("-O", "exit")
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -219,6 +244,7 @@ class Master:
 
     def _drop(self) -> None:
         """End what is there of the connection, gently or not, with its folder."""
+        self._close_idle()
         process, self._process, self._forwards = self._process, None, {}
         atexit.unregister(self.close)
         if process is None:
@@ -236,6 +262,18 @@ class Master:
                 with contextlib.suppress(OSError):
                     stream.close()
         remove_folder(self._folder)
+
+    def _take_idle(self) -> Channel | None:
+        while self._idle:
+            channel = self._idle.pop()
+            if channel.stands:
+                return channel
+            channel.close()
+        return None
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     def _why(self, hung: bool) -> Unreachable | PrerequisiteError:
         said = "\n".join(self._words)

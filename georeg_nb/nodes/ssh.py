@@ -1,41 +1,29 @@
 """A node over SSH: commands and files through one master connection, with the meaning that they have locally.
 
-What is run there is told apart from what happens to the connection by the last words of command.sh. A command that was
-cut off is run once more over a fresh connection where it only reads, and never where it may have changed something.
-When a command's time is up its channel is closed, and command.sh on the node ends it with all that it started; what
-cannot be promised is that this reaches a node that hangs or is cut off at that moment.
+What is run there is told apart from what happens to the connection by the last words of command.sh, which answers one
+request after the other. A command that was cut off is run once more over a fresh connection where it only reads, and
+never where it may have changed something. When a command's time is up its channel is closed, and command.sh on the node
+ends it with all that it started; what cannot be promised is that this reaches a node that hangs or is cut off at that
+moment.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import shlex
 import subprocess
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 
 from georeg_nb.errors import CommandTimeout, ConnectionLost, NodeFileMissing, StepFailed, SudoRefused
+from georeg_nb.nodes.channel import COMMAND, Answer, ChannelClosed
 from georeg_nb.nodes.master import Master
 from georeg_nb.nodes.transport import PROGRAMS, Result, Transport
 
-COMMAND = resources.files("georeg_nb.nodes").joinpath("command.sh").read_text()
 FILES = resources.files("georeg_nb.nodes").joinpath("files.sh").read_text()
-_FIRST_WORDS = b"georeg-begin\n"
-_LAST_WORDS = re.compile(rb"\ngeoreg-status (\d+)\n\Z")
 _MISSING = ("No such file or directory", "Not a directory")
 _SUDO = ("sudo", "-n", "--")
 EXISTS, OWNER = 3, 4  # exit statuses of files.sh
-
-
-@dataclass(frozen=True)
-class _Raw:
-    status: int
-    stdout: bytes
-    stderr: bytes
 
 
 class SshTransport(Transport):
@@ -116,10 +104,10 @@ class SshTransport(Transport):
 
     # inside
 
-    def _file(self, verb: str, path: str, *words: str, stdin: bytes = b"", changes: bool = False) -> _Raw:
+    def _file(self, verb: str, path: str, *words: str, stdin: bytes = b"", changes: bool = False) -> Answer:
         return self._run(["sh", "-c", FILES, "georeg-file", verb, path, *words], stdin, 120, {}, changes)
 
-    def _checked(self, verb: str, path: str, raw: _Raw) -> bytes:
+    def _checked(self, verb: str, path: str, raw: Answer) -> bytes:
         if raw.status == 0:
             return raw.stdout
         reason = _reason(raw)
@@ -131,7 +119,7 @@ class SshTransport(Transport):
             node=self.node,
         )
 
-    def _run(self, argv: Sequence[str], stdin: bytes, timeout: float, env: Mapping[str, str], changes: bool) -> _Raw:
+    def _run(self, argv: Sequence[str], stdin: bytes, timeout: float, env: Mapping[str, str], changes: bool) -> Answer:
         try:
             return self._once(argv, stdin, timeout, env)
         except ConnectionLost:
@@ -140,68 +128,26 @@ class SshTransport(Transport):
                 raise
         return self._once(argv, stdin, timeout, env)
 
-    def _once(self, argv: Sequence[str], stdin: bytes, timeout: float, env: Mapping[str, str]) -> _Raw:
+    def _once(self, argv: Sequence[str], stdin: bytes, timeout: float, env: Mapping[str, str]) -> Answer:
         variables = [f"{key}={value}" for key, value in {**self.environment(), **env}.items()]
-        words = ["sh", "-c", COMMAND, "georeg-command", str(len(stdin)), self.root or "/", *variables, "--", *argv]
-        self.master.open()
-        with self.master.sessions:
-            status, stdout, stderr = self._channel(
-                shlex.join([*(_SUDO if self.sudo else ()), *words]), stdin, timeout, argv
-            )
-        last = _LAST_WORDS.search(stderr)
-        if last:
-            said = stderr[: last.start()].partition(_FIRST_WORDS)[2]
-            return _Raw(int(last[1]), stdout.partition(_FIRST_WORDS)[2], said)
-        text = stderr.decode(errors="replace").strip()
-        if self.sudo and status not in (255, 0) and text:
-            raise SudoRefused(
-                f"sudo is refused: {text.splitlines()[-1]}",
-                remedy="let this account run commands as root without a password (NOPASSWD in sudoers), "
-                "or log in as root",
-                node=self.node,
-            )
-        raise self.master.lost(text)
-
-    def _channel(self, line: str, stdin: bytes, timeout: float, argv: Sequence[str]) -> tuple[int, bytes, bytes]:
-        """Run one line there. Its input stays open behind the data: that it closes tells the node that we are gone."""
-        source, sink = os.pipe()
+        shell = [*(_SUDO if self.sudo else ()), "sh", "-c", COMMAND, "georeg-commands"]
         try:
-            process = subprocess.Popen(
-                self.master.client(line),
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(sink)
-            raise
-        finally:
-            os.close(source)
-        writer = threading.Thread(target=_write_all, args=(sink, stdin), daemon=True)
-        writer.start()
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except BaseException as error:
-            process.kill()
-            process.communicate()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise CommandTimeout(argv, timeout, node=self.node) from None
-            raise
-        finally:
-            writer.join()
-            os.close(sink)
-        return process.returncode, stdout, stderr
+            with self.master.channel(shlex.join(shell)) as channel:
+                return channel.ask(shlex.join([self.root or "/", *variables, "--", *argv]), stdin, timeout)
+        except subprocess.TimeoutExpired:
+            raise CommandTimeout(argv, timeout, node=self.node) from None
+        except ChannelClosed as closed:
+            if self.sudo and closed.status not in (255, 0) and closed.said:
+                raise SudoRefused(
+                    f"sudo is refused: {closed.said.splitlines()[-1]}",
+                    remedy="let this account run commands as root without a password (NOPASSWD in sudoers), "
+                    "or log in as root",
+                    node=self.node,
+                ) from None
+            raise self.master.lost(closed.said) from None
 
 
-def _write_all(sink: int, data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(sink, view) :]
-
-
-def _reason(raw: _Raw) -> str:
+def _reason(raw: Answer) -> str:
     """What a tool says, without its own name and the path: `cat: /x: Permission denied` → `Permission denied`."""
     lines = raw.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1].rpartition(": ")[2] if lines else f"status {raw.status}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import ssl
@@ -39,7 +40,8 @@ from georeg_nb.errors import (
 )
 from georeg_nb.http import HttpSession
 from georeg_nb.metadata_db import MetadataDB
-from georeg_nb.nodes import Master, SshNode, SshTarget, SshTransport, jobs, ssh
+from georeg_nb.nodes import Master, SshNode, SshTarget, SshTransport, jobs
+from georeg_nb.nodes.channel import COMMAND, Channel, ChannelClosed
 from georeg_nb.parameters import DatabaseParameters
 
 
@@ -186,10 +188,45 @@ def test_arguments_and_input_arrive_as_they_are(node: SshNode) -> None:
     assert node.transport.read("/data", 1_279_990) == data[1_279_990:]
 
 
-def test_input_that_is_cut_off_starts_nothing(tmp_path: Path) -> None:
-    shell = ["sh", "-c", ssh.COMMAND, "georeg-command", "10", "/", "--", "touch", str(tmp_path / "ran")]
-    done = subprocess.run(shell, input=b"12345", capture_output=True, check=False)
-    assert b"georeg-status" not in done.stderr and not (tmp_path / "ran").exists()
+SHELLS = [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_request_that_is_cut_off_starts_nothing(tmp_path: Path, shell: str) -> None:
+    words = f"/ -- touch {tmp_path}/ran".encode()
+    whole = b"t %d 10\n%s0123456789t\n" % (len(words), words)
+    for length in (1, 6, 8, 12, len(whole) - 12, len(whole) - 5, len(whole) - 2):
+        argv = [shell, "-c", COMMAND, "georeg-commands"]
+        done = subprocess.run(argv, input=whole[:length], capture_output=True, check=False)
+        assert b"georeg-end" not in done.stdout + done.stderr and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_one_channel_answers_request_after_request(shell: str) -> None:
+    """Whatever the node's shell is: nothing of one command is in the answer to the next."""
+    channel = Channel([shell, "-c", COMMAND, "georeg-commands"])
+    for number in range(20):
+        stays = f"echo {number}; echo e{number} >&2; (sleep 0.05; echo late) & exit {number}"
+        answer = channel.ask(shlex.join(["/", "A=b c", "--", "sh", "-c", stays]), b"", 20)
+        assert (answer.status, answer.stdout, answer.stderr) == (number, b"%d\n" % number, b"e%d\n" % number)
+    data = bytes(range(256)) * 999
+    assert channel.ask("/ -- cat", data, 20).stdout == data
+    assert channel.ask("/ -- cat", b"\ngeoreg-end t 0\n", 20).stdout == b"\ngeoreg-end t 0\n"
+    killed = channel.ask("/ -- sh -c 'kill -9 $$'", b"data", 20)
+    assert (killed.status, killed.stdout, killed.stderr) == (137, b"", b"")
+    assert channel.ask("/nowhere -- true", b"", 20).status == 125
+    assert channel.ask("/ -- 'no such'", b"", 20).status == 127
+    channel.close()
+    assert not channel.stands
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_channel_that_closes_says_so(shell: str) -> None:
+    channel = Channel([shell, "-c", f"{COMMAND}", "georeg-commands"])
+    with pytest.raises(ChannelClosed) as caught:
+        channel.ask("/ -- sh -c 'echo words >&2; kill -9 $PPID'", b"", 20)
+    assert caught.value.said.endswith("words")
+    channel.close()
 
 
 def test_settings_of_the_users_configuration_do_not_get_in_the_way(ssh_servers: SshServers, tmp_path: Path) -> None:
