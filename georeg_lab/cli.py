@@ -18,6 +18,7 @@ from georeg_lab.layout import DEFAULT_BASE_PORT, DEFAULT_DIR, GITLAB_VERSION, MA
 from georeg_lab.postgres import PostgresError
 from georeg_lab.releases import RELEASES
 from georeg_lab.sshd import SshdError
+from georeg_lab.states import DEFAULT, STATES, of
 
 NOT_RUNNING = 3
 
@@ -105,6 +106,11 @@ def lab() -> None:
     type=click.Choice(list(RELEASES)),
     help=f"Release that both sites stand in for.  [default: {'.'.join(GITLAB_VERSION.split('.')[:2])}]",
 )
+@click.option(
+    "--state",
+    type=click.Choice(list(STATES)),
+    help=f"What there is at the beginning; `georeg lab states` tells.  [default: {DEFAULT}]",
+)
 @click.option("--secondaries", type=int, help="How many secondaries there are.  [default: 1]")
 @click.option(
     "--registry-nodes",
@@ -126,6 +132,7 @@ def up(
     registry_binary: Path | None,
     pg_bin: Path | None,
     gitlab_version: str | None,
+    state: str | None,
     secondaries: int | None,
     registry_nodes: dict[str, int],
     tags: int | None,
@@ -146,6 +153,7 @@ def up(
                 registry_binary=registry_binary,
                 pg_bin=pg_bin,
                 gitlab_version=gitlab_version,
+                state=state,
                 tags=tags,
                 ssh=ssh,
                 keep_on_failure=keep_on_failure,
@@ -203,7 +211,8 @@ def status(context: click.Context, directory: Path) -> None:
     from georeg_lab.sites import LabError, LabSites
 
     try:
-        rows = LabSites.at(directory).status()
+        sites = LabSites.at(directory)
+        rows = sites.status()
     except LabError as problem:
         click.echo(str(problem))
         context.exit(NOT_RUNNING)
@@ -211,8 +220,16 @@ def status(context: click.Context, directory: Path) -> None:
     for row in rows:
         table.add_row(row.site, row.name, "running" if row.running else "down", str(row.port or ""))
     Console().print(table)
+    click.echo(f"made in the state {of(sites.lab).name}: {of(sites.lab).title}")
     if not all(row.running for row in rows):
         context.exit(NOT_RUNNING)
+
+
+@lab.command()
+def states() -> None:
+    """List the states that a lab can be made in (`up --state NAME`), each with the scenario that begins there."""
+    for state in STATES.values():
+        click.echo(f"{state.name:<24} {state.scenario:<4} {state.title}")
 
 
 @lab.command()

@@ -15,22 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from georeg_lab import sshd
-from georeg_lab.layout import DEFAULT_BASE_PORT, MOST_REGISTRY_NODES, MOST_SECONDARIES, Lab, Ports, inside
+from georeg_lab import sshd, states
+from georeg_lab.layout import DEFAULT_BASE_PORT, Lab, Ports, inside
 from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
 from georeg_lab.registry_client import RegistryClient, RegistryError
-from georeg_lab.releases import release
 from georeg_lab.sites import databases, node_files, parameters, pristine, processes, seeding
 from georeg_lab.sites.node_files import Secrets
+from georeg_lab.sites.settings import LabError, refuse_another, settings_of
 
 Progress = Callable[[str], None]
-SIZE = ("secondaries", "registry_nodes")
-
-
-class LabError(Exception):
-    """The lab cannot do what was asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,39 +67,30 @@ class LabSites:
         gitlab_version: str | None = None,
         tags: int | None = None,
         ssh: bool = False,
+        state: str | None = None,
         keep_on_failure: bool = False,
         progress: Progress = lambda _: None,
     ) -> LabSites:
         """Make the lab, or start the one that is there; nothing happens when it runs. Whatever fails or interrupts the
         making of a new lab removes it again, unless `keep_on_failure`. Raises LabError.
 
-        `secondaries` is their number, 1 unless given; `registry_nodes` has for a site the number of its registry nodes,
-        where there is more than one; `tags` is the number of tags in the largest repository of a new lab; `ssh` puts a
-        real SSH server before each node, and a jump host before them all."""
+        `state` is one of `states.STATES`; `secondaries` is their number, 1 unless given; `registry_nodes` has for a
+        site the number of its registry nodes, where there is more than one; `tags` is the number of tags in the largest
+        repository of a new lab; `ssh` puts a real SSH server before each node, and a jump host before them all."""
         directory = directory.resolve()
-        size = _size(secondaries or 1, registry_nodes or {})
+        wanted = settings_of(
+            secondaries=secondaries,
+            registry_nodes=registry_nodes,
+            registry_binary=registry_binary,
+            pg_bin=pg_bin,
+            gitlab_version=gitlab_version,
+            tags=tags,
+            ssh=ssh,
+            state=state,
+        )
         if (directory / "lab.json").exists():
             lab = Lab.load(directory)
-            if base_port is not None and base_port != lab.ports.base:
-                raise LabError(
-                    f"The lab in {directory} uses base port {lab.ports.base}, not {base_port}. "
-                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
-                )
-            if gitlab_version and release(gitlab_version) != release(lab.gitlab_version):
-                raise LabError(
-                    f"The lab in {directory} stands in for GitLab {lab.gitlab_version}, not {gitlab_version}. "
-                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
-                )
-            if (secondaries or registry_nodes) and size != {k: lab.settings[k] for k in SIZE if k in lab.settings}:
-                raise LabError(
-                    f"The lab in {directory} has other sites or registry nodes. "
-                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
-                )
-            if ssh and not lab.ssh:
-                raise LabError(
-                    f"The lab in {directory} has no SSH servers. "
-                    f"Remove it first: `georeg lab down --dir {directory} --purge`."
-                )
+            refuse_another(lab, base_port, wanted, sized=bool(secondaries or registry_nodes))
             sites = cls(lab, progress)
             if sites.complete:
                 sites.start()
@@ -113,18 +99,7 @@ class LabSites:
             sites.down(purge=True)
         elif directory.exists() and any(directory.iterdir()):
             raise LabError(f"{directory} exists and is no lab; name another folder with --dir.")
-        settings: dict[str, object] = {**size}
-        if registry_binary:
-            settings["registry_binary"] = str(registry_binary.resolve())
-        if pg_bin:
-            settings["pg_bin"] = str(pg_bin.resolve())
-        if gitlab_version:
-            settings["gitlab_version"] = release(gitlab_version).gitlab
-        if tags:
-            settings["tags"] = tags
-        if ssh:
-            settings["ssh"] = "direct" if sshd.why_no_sudo() else "sudo"
-        sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), settings), progress)
+        sites = cls(Lab(directory, Ports(base_port or DEFAULT_BASE_PORT), wanted), progress)
         sites._make(keep_on_failure)
         return sites
 
@@ -176,13 +151,14 @@ class LabSites:
             list(pool.map(lambda node: self.run(node, "gitlab-ctl", "reconfigure"), lab.nodes))
         self.ssh_servers.start()
         self._require_running()
-        self.progress("replication: pushing images to the primary")
         try:
-            secondaries = {site: self.registry_client(site) for site in lab.secondaries}
-            seeding.prove_replication(self.registry_client("primary"), secondaries, self.progress)
+            if states.of(lab).replication:
+                self.progress("replication: pushing images to the primary")
+                secondaries = {site: self.registry_client(site) for site in lab.secondaries}
+                seeding.prove_replication(self.registry_client("primary"), secondaries, self.progress)
             seeding.wait_until_verified(lab)
         except (RegistryError, OSError, TimeoutError) as problem:
-            raise LabError(f"The images of the primary do not reach every secondary: {problem}") from problem
+            raise LabError(f"What the primary holds does not reach every secondary: {problem}") from problem
         self.progress("keeping a pristine copy")
         self._stop()
         pristine.keep(lab.dir, self._kept)
@@ -376,24 +352,6 @@ def _await_threads(before: set[threading.Thread]) -> None:
 
 def _stop_all_but_databases(root: Path) -> None:
     services.stop(root, [name for name in services.names(root) if name not in services.DATABASES])
-
-
-def _size(secondaries: int, registry_nodes: Mapping[str, int]) -> dict[str, object]:
-    """What lab.json holds of a grown lab. Raises LabError for what cannot be made."""
-    size: dict[str, object] = {}
-    if not 1 <= secondaries <= MOST_SECONDARIES:
-        raise LabError(f"{secondaries} secondaries cannot be made: 1 to {MOST_SECONDARIES}.")
-    if secondaries > 1:
-        size["secondaries"] = secondaries
-    known = Lab(Path(), settings=size).sites
-    for site, count in registry_nodes.items():
-        if site not in known or not 1 <= count <= MOST_REGISTRY_NODES:
-            raise LabError(
-                f"{count} registry nodes of {site!r} cannot be made: 1 to {MOST_REGISTRY_NODES}, of {', '.join(known)}."
-            )
-    if several := {site: count for site, count in registry_nodes.items() if count > 1}:
-        size["registry_nodes"] = several
-    return size
 
 
 def _text(value: Any) -> str | None:

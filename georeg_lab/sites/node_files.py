@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from georeg_lab import states
 from georeg_lab.layout import Lab, inside
 from georeg_lab.omnibus.profiles import profile
 from georeg_lab.pki import Authority, token_key_pair
@@ -29,22 +30,26 @@ PROGRAMS = {
     "opt/gitlab/embedded/bin/curl": "georeg_lab.omnibus.curl",
 }
 
-COMMON = """\
-external_url 'https://127.0.0.1:{gitlab}'
-registry_external_url 'https://127.0.0.1:{registry}'
+ADDRESS = "external_url 'https://127.0.0.1:{gitlab}'\n"
+REGISTRY = "registry_external_url 'https://127.0.0.1:{registry}'\n"
+GEO = """\
 roles(['geo_{role}_role'])
 gitlab_rails['geo_node_name'] = '{site}'
-
+"""
+# all sites share a machine, so that each has ports of its own, a registry that is yet to be enabled included
+PORTS = """
 puma['port'] = {puma}
 registry['registry_http_addr'] = '127.0.0.1:{registry_http}'
 
 postgresql['port'] = {postgresql}
+"""
+DATABASE = """\
 gitlab_rails['db_host'] = '127.0.0.1'
 gitlab_rails['db_port'] = {postgresql}
 gitlab_rails['db_password'] = '{main_password}'
 """
 
-PRIMARY = """
+NOTIFICATIONS = """
 registry['notifications'] = [
   {{
     'name' => 'geo_event',
@@ -57,12 +62,13 @@ registry['notifications'] = [
 ]
 """
 
-SECONDARY = """
+TRACKING = """
 geo_postgresql['port'] = {geo_postgresql}
 geo_secondary['db_host'] = '127.0.0.1'
 geo_secondary['db_port'] = {geo_postgresql}
 geo_secondary['db_password'] = '{tracking_password}'
-
+"""
+REPLICATION = """
 gitlab_rails['geo_registry_replication_enabled'] = true
 gitlab_rails['geo_registry_replication_primary_api_url'] = 'https://127.0.0.1:{primary_registry}/'
 gitlab_rails['registry_notification_secret'] = '{notification_token}'
@@ -73,10 +79,7 @@ gitlab_rails['registry_notification_secret'] = '{notification_token}'
 # primary's read-only copy, and reconfigure would fail in migrating it (procedures 1.4, 4.4).
 NOT_PREFERRED = "\nregistry['database']['enabled'] = false\n"
 
-REGISTRY_ONLY = """\
-external_url 'https://127.0.0.1:{gitlab}'
-registry_external_url 'https://127.0.0.1:{registry}'
-
+REGISTRY_ONLY = """
 # a host with a registry alone, behind the load balancer of its site
 gitlab_rails['enable'] = false
 puma['enable'] = false
@@ -113,11 +116,20 @@ class Secrets:
 
 
 def gitlab_rb(lab: Lab, site: str, node: str) -> str:
-    """The node's gitlab.rb: legacy metadata, Geo and registry replication set up. Source: procedures 2.1, 2.4."""
-    ports, kept = lab.ports, Secrets(lab.secrets)
-    text = PRIMARY if site == "primary" else SECONDARY
-    text = COMMON + text if node == site else REGISTRY_ONLY + (PRIMARY if site == "primary" else "")
-    if node == site != "primary" and profile(lab.gitlab_version).database_default == "prefer":
+    """The node's gitlab.rb in the lab's state: metadata legacy, and without Geo no setting that Geo needs. Source:
+    procedures 2.1, 2.4."""
+    ports, kept, state = lab.ports, Secrets(lab.secrets), states.of(lab)
+    primary = site == "primary"
+    text = ADDRESS + (REGISTRY if state.registry(site) != "none" else "")
+    if node == site:
+        text += (GEO if state.geo else "") + PORTS + DATABASE
+        text += TRACKING if state.geo and not primary else ""
+        text += REPLICATION if state.replication and not primary else ""
+    else:
+        text += REGISTRY_ONLY
+    text += NOTIFICATIONS if state.replication and primary else ""
+    secondary = state.geo and state.secondary != "none" and not primary
+    if node == site and secondary and profile(lab.gitlab_version).database_default == "prefer":
         text += NOT_PREFERRED
     return text.format(
         site=site,

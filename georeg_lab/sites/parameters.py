@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from georeg_lab import states
 from georeg_lab.layout import Lab
 from georeg_lab.sites.node_files import DATABASE_CA
 
@@ -18,7 +19,9 @@ HEAD = """\
 def sites_file(lab: Lab) -> str:
     """Text of `sites.yml` for this lab. Paths below the project are relative to it, others absolute."""
     inventory = {"primary": _site(lab, "primary"), "secondaries": [_site(lab, site) for site in lab.secondaries]}
-    return HEAD + yaml.safe_dump(inventory, sort_keys=False, width=120)
+    state = states.of(lab)
+    head = HEAD if state.name == states.DEFAULT else f"{HEAD}# State {state.name}: {state.title}.\n"
+    return head + yaml.safe_dump(inventory, sort_keys=False, width=120)
 
 
 def _site(lab: Lab, site: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from georeg_lab import images
+from georeg_lab import images, states
 from georeg_lab.layout import Lab, inside
 from georeg_lab.omnibus.profiles import profile
 from georeg_lab.postgres import connect
@@ -30,10 +30,20 @@ def checksum(tags: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}{tags[name]}" for name in sorted(tags)).encode()).hexdigest()
 
 
+def seeds(lab: Lab) -> list[images.Seed]:
+    """The images that the primary's registry holds, except what is pushed later. Migrated ones lack the one that the
+    importer cannot bring over."""
+    registry = states.of(lab).primary
+    if registry in ("none", "empty"):
+        return []
+    catalog = images.catalog(lab.tags)
+    return catalog if registry == "legacy" else [seed for seed in catalog if not seed.loss]
+
+
 def repository_checksums(lab: Lab) -> dict[str, str]:
     """Checksum of every repository of the catalog."""
     found: dict[str, dict[str, str]] = {}
-    for seed in images.catalog(lab.tags):
+    for seed in seeds(lab):
         found.setdefault(seed.repository, {}).update(dict.fromkeys(seed.tags, seed.image.digest))
     return {path: checksum(tags) for path, tags in found.items()}
 
@@ -83,10 +93,12 @@ def _seed_tracking(lab: Lab, site: str, repositories: dict[str, int], checksums:
 
 def seed_storage(lab: Lab) -> None:
     """Write the catalog into the storage of every site."""
-    source, *targets = (inside(lab.node_root(site), STORAGE) for site in lab.sites)
-    for seed in images.catalog(lab.tags):
+    state = states.of(lab)
+    source = inside(lab.node_root("primary"), STORAGE)
+    targets = [inside(lab.node_root(site), STORAGE) for site in lab.secondaries if state.secondary != "none"]
+    for seed in seeds(lab):
         images.write_legacy(source, seed)
-    if profile(lab.gitlab_version).database_default == "prefer":
+    if state.primary != "none" and profile(lab.gitlab_version).database_default == "prefer":
         # the registry of 18.9 wrote it at its start, before the upgrade; without it "prefer" would open a database
         lock = source / FILESYSTEM_IN_USE
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,52 @@
+"""The starting states that a lab can be made in, as data: one for each starting point of the six scenarios, and those
+between them. Source: procedures 1.2 and 1.4.
+
+Every stand-in may import this: keep it cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from georeg_lab.layout import Lab
+
+Registry = Literal["none", "empty", "legacy", "external", "bundled"]
+"""What a site's registry is: not set up; without images; with images, in legacy metadata, in its own external database,
+or in the database of the package's own PostgreSQL."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A starting state. `scenario`: the scenario that begins here. `geo`: Geo is set up and healthy; without it every
+    other site is an instance of its own, just installed. `replication`: images are replicated (P4)."""
+
+    name: str
+    title: str
+    scenario: str
+    primary: Registry
+    secondary: Registry
+    geo: bool = True
+
+    @property
+    def replication(self) -> bool:
+        """Registry replication is set up, which takes a registry on every site."""
+        return self.geo and self.primary not in ("none", "empty") and self.secondary != "none"
+
+    def registry(self, site: str) -> Registry:
+        """What the registry of this site is."""
+        return self.primary if site == "primary" else self.secondary
+
+
+DEFAULT = "legacy"
+_ALL = (
+    State(DEFAULT, "Geo with registries on legacy metadata, replicating images", "05", "legacy", "legacy"),
+    State("geo-no-registry", "Geo, and no registry on any site", "02", "none", "none"),
+    State("geo-empty-registry", "Geo; the primary's registry has no image, no other registry", "02", "empty", "none"),
+)
+STATES = {state.name: state for state in _ALL}
+
+
+def of(lab: Lab) -> State:
+    """The state that this lab was made in. Raises KeyError for one that only another version knows."""
+    return STATES[str(lab.settings.get("state") or DEFAULT)]

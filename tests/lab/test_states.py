@@ -1,0 +1,85 @@
+"""The starting states of the lab: what is there in each, and that a scenario can begin from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import free_base_port
+
+from georeg_lab import images, states
+from georeg_lab.cli import lab as lab_commands
+from georeg_lab.layout import SITES, Lab, Ports
+from georeg_lab.sites import LabError, LabSites, node_files, parameters, seeding
+from georeg_lab.sites.node_files import Secrets
+
+
+def test_a_state_is_named_in_the_inventory_and_listed_with_its_scenario(tmp_path: Path) -> None:
+    text = parameters.sites_file(Lab(tmp_path, Ports(20000), {"state": "geo-no-registry"}))
+    assert "# State geo-no-registry:" in text and yaml.safe_load(text)["primary"]["registry"]["url"]
+    listed = CliRunner().invoke(lab_commands, ["states"]).output.splitlines()
+    assert [line.split()[0] for line in listed] == list(states.STATES)
+
+
+def test_an_unknown_state_and_another_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no state of a lab: legacy, geo-no-registry"):
+        LabSites.up(tmp_path / "lab", 20000, state="geo")
+    Lab(tmp_path, Ports(20000)).save()
+    with pytest.raises(LabError, match="is in the state legacy, not geo-no-registry"):
+        LabSites.up(tmp_path, state="geo-no-registry")
+
+
+@pytest.mark.parametrize("name", states.STATES)
+def test_gitlab_rb_says_what_the_state_says(name: str, tmp_path: Path) -> None:
+    lab, state = Lab(tmp_path, Ports(20000), {"state": name}), states.STATES[name]
+    for site in SITES:
+        text = node_files.gitlab_rb(lab, site, site)
+        assert ("registry_external_url" in text) is (state.registry(site) != "none")
+        assert ("roles([" in text) is state.geo
+    assert ("geo_event" in node_files.gitlab_rb(lab, "primary", "primary")) is state.replication
+    assert bool(seeding.seeds(lab)) is (state.primary not in ("none", "empty"))
+
+
+@pytest.fixture(scope="module")
+def no_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
+    """Geo, and no registry on any site."""
+    directory = tmp_path_factory.mktemp("states") / "lab"
+    sites = LabSites.up(directory, free_base_port(), tags=50, state="geo-no-registry", progress=print)
+    try:
+        yield sites
+    finally:
+        sites.down(purge=True)
+
+
+def add(sites: LabSites, site: str, text: str) -> None:
+    """Append to the site's gitlab.rb and reconfigure."""
+    ports = sites.lab.ports
+    facts = {
+        "gitlab": ports.gitlab(site),
+        "registry": ports.registry(site),
+        "primary_registry": ports.registry("primary"),
+        "notification_token": Secrets(sites.lab.secrets).value("notification-token"),
+    }
+    with (sites.lab.node_root(site) / "etc/gitlab/gitlab.rb").open("a") as file:
+        file.write(text.format(**facts))
+    sites.run(site, "gitlab-ctl", "reconfigure")
+
+
+@pytest.mark.lab
+def test_registries_that_gitlab_rb_alone_enables_replicate_and_reset_takes_them_away(no_registry: LabSites) -> None:
+    assert {row.name for row in no_registry.status()} & {"registry"} == set()
+    off = "registry['database']['enabled'] = false\n"
+    add(no_registry, "primary", node_files.REGISTRY + off + node_files.NOTIFICATIONS)
+    add(no_registry, "secondary", node_files.REGISTRY + off + node_files.REPLICATION)
+    clients = [no_registry.registry_client(site) for site in SITES]
+    assert [client.repositories() for client in clients] == [[], []]
+    seeding.prove_replication(clients[0], {"secondary": clients[1]}, print)
+    seeding.wait_until_verified(no_registry.lab)
+    assert clients[1].digest("lab/canary", "seed") == images.pushed()[0].image.digest
+    no_registry.reset()
+    assert all(row.running and row.name != "registry" for row in no_registry.status())
+    status = CliRunner().invoke(lab_commands, ["status", "--dir", str(no_registry.lab.dir)])
+    assert "made in the state geo-no-registry" in status.output
