@@ -187,12 +187,12 @@ def _set_hold(site: Site, job: str, setting: str | None) -> None:
     site.change_gitlab_rb(job, {state.HOLD: setting}, differences, "rails", "sidekiq", patience=RESTART_LIMIT)
 
 
-def by_hand(site: Site, changes: dict[str, str | None], *roles: str) -> str | None:
-    """The instruction where another tool owns the gitlab.rb of a node of these roles: for all of them, because a step
-    is done either by georeg or by hand. None where it owns none.
+def by_hand(site: Site, changes: dict[str, str | None], *roles: str, only: Sequence[str] | None = None) -> str | None:
+    """The instruction where another tool owns the gitlab.rb of a node of these roles: for all of them (or those of them
+    that these `changes` are for), because a step is done either by georeg or by hand. None where it owns none.
     """
-    nodes = site.with_role(*roles)
-    owned = [node.name for node in nodes if site.is_manual(node)]
+    owned = [node.name for node in site.with_role(*roles) if site.is_manual(node)]
+    nodes = [node for node in site.with_role(*roles) if only is None or node.name in only]
     if not owned:
         return None
     lines = [f"On {', '.join(node.name for node in nodes)}, with the tool that owns {gitlab_rb.PATH}:"]

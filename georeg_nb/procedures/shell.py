@@ -237,10 +237,14 @@ def put(concern: str, body: str, *, expand: bool = False) -> str:
     return f"{drop(concern)}\ncat >>{gitlab_rb.PATH} <<{end}\n{gitlab_rb.put('', concern, body)}EOF"
 
 
-def change(site: Site, says: str, *lines: str, roles: Sequence[str] = ("registry",)) -> Paste:
-    """A change of gitlab.rb on every node of these roles: a copy first, the lines, syntax, reconfigure."""
-    nodes = [node.name for node in site.with_role(*roles)]
-    owned = [node.name for node in site.with_role(*roles) if site.is_manual(node)]
+def change(
+    site: Site, says: str, *lines: str, roles: Sequence[str] = ("registry",), nodes: Sequence[str] = ()
+) -> Paste:
+    """A change of gitlab.rb on every node of these roles, or on these nodes: a copy first, the lines, syntax,
+    reconfigure.
+    """
+    nodes = nodes or [node.name for node in site.with_role(*roles)]
+    owned = [node.name for node in site.nodes if node.name in nodes and site.is_manual(node)]
     if owned:
         says += f". ON {', '.join(owned)} ANOTHER TOOL OWNS {gitlab_rb.PATH}: make the same change with that tool"
     return Paste(nodes, "\n".join(["wait_for_georeg", "copy_gitlab_rb", *lines, RECONFIGURE]), says)

@@ -19,7 +19,7 @@ from georeg_nb.omnibus import BUNDLED_DATABASE, Lockfiles, Omnibus, RegistryConf
 from georeg_nb.procedures import imports_by_log
 from georeg_nb.registry_api import RegistryAPI
 from georeg_nb.runbook import Change
-from georeg_nb.site import Site
+from georeg_nb.site import BlockChanges, Site
 from georeg_nb.verification import Comparison, accept_losses, compare_tags
 
 HOLD = "hold-image-sync"
@@ -374,15 +374,16 @@ def _imports_are_ours(site: Site) -> bool:
 # plans
 
 
-def file_changes(site: Site, changes: Mapping[str, str | None], *roles: str) -> list[Change]:
+def file_changes(site: Site, changes: BlockChanges, *roles: str) -> list[Change]:
     """How gitlab.rb changes on the nodes of these roles, and the reconfigure that follows."""
     planned: list[Change] = []
     for package in site.packages(*roles):
         text = package.gitlab_rb()
         present = gitlab_rb.blocks(text)
-        before = "\n\n".join(present[concern] for concern in changes if concern in present)
-        after = "\n\n".join(body for body in changes.values() if body is not None)
-        removed = [concern for concern, body in changes.items() if body is None]
+        wanted = changes(package) if callable(changes) else changes
+        before = "\n\n".join(present[concern] for concern in wanted if concern in present)
+        after = "\n\n".join(body for body in wanted.values() if body is not None)
+        removed = [concern for concern, body in wanted.items() if body is None]
         intent = after + "".join(f"\nwithout {concern}" for concern in removed)
         where = f"{gitlab_rb.PATH} on {package.node.name}"
         # the name of a mask says where a secret was met first, which is no part of what is intended

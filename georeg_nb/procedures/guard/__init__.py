@@ -3,18 +3,31 @@
 from georeg_nb.procedures.guard import database, instance, nodes, registry, storage
 from georeg_nb.runbook import Procedure
 
+OF_GEO = (
+    instance.token_is_administrators,
+    instance.version_is_supported,
+    instance.package_runs,
+    instance.geo_is_licensed,
+    instance.role_is_as_named,
+    instance.never_promoted,
+    instance.main_database_fits,
+    instance.geo_is_healthy,
+)
+OF_THE_DATABASE = (
+    nodes.authority_is_there,
+    database.database_answers,
+    database.database_is_new_enough,
+    database.database_is_writable,
+    database.database_belongs_to_registry,
+    database.bytea_is_hex,
+    database.database_is_external,
+)
+
 GUARD = Procedure(
     "guard",
     title="Check every prerequisite",
     checks=[
-        instance.token_is_administrators,
-        instance.version_is_supported,
-        instance.package_runs,
-        instance.geo_is_licensed,
-        instance.role_is_as_named,
-        instance.never_promoted,
-        instance.main_database_fits,
-        instance.geo_is_healthy,
+        *OF_GEO,
         instance.replication_is_on,
         instance.gitlab_rb_is_sound,
         instance.no_foreign_jobs,
@@ -29,13 +42,7 @@ GUARD = Procedure(
         registry.log_says_enough,
         registry.no_offline_collection,
         registry.notifications_fit,
-        nodes.authority_is_there,
-        database.database_answers,
-        database.database_is_new_enough,
-        database.database_is_writable,
-        database.database_belongs_to_registry,
-        database.bytea_is_hex,
-        database.database_is_external,
+        *OF_THE_DATABASE,
         database.database_is_empty_or_ours,
     ],
     pair_checks=[

@@ -268,7 +268,7 @@ def pulls_from_primary(sites: Sites) -> Finding:
     for site in sites.secondaries:
         url = site.rails.gitlab_yml().primary_api_url
         for node in site.with_role("sidekiq") or [site.rails_node]:
-            trouble = _trouble_of_pulling(node, url.rstrip("/"), realm)
+            trouble = trouble_of_pulling(node, url.rstrip("/"), realm)
             rows.append({"site": site.name, "primary_api_url": url, "node": node.name, "trouble": trouble})
     found = "; ".join(dict.fromkeys(f"{row['site']}: {row['primary_api_url'] or 'not set'}" for row in rows))
     if any(row["trouble"] for row in rows):
@@ -290,7 +290,7 @@ def pulls_from_primary(sites: Sites) -> Finding:
     return passed(found, f"{wanted}, which answers", rows=rows)
 
 
-def _trouble_of_pulling(node: Node, url: str, realm: str) -> str:
+def trouble_of_pulling(node: Node, url: str, realm: str) -> str:
     """Why a node cannot pull from this address; empty when a registry there wants tokens of the primary's GitLab."""
     if not re.fullmatch(r"https?://[\w.:\[\]-]+", url):
         return "no address" if url else "not set"
@@ -309,25 +309,26 @@ def _trouble_of_pulling(node: Node, url: str, realm: str) -> str:
 def same_signing_key(sites: Sites) -> Finding:
     """Key, certificate and issuer; compared by a digest under a key of this moment, never shown."""
     pepper = secrets.token_bytes(32)
-    rows = []
+    rows, issuers = [], set()
     for site in sites.all:
         document = json.loads(site.rails_node.read_file(SECRETS))
         registry = document.get("registry") or {}
         pair = "\0".join(str(registry.get(name, "")) for name in ("internal_key", "internal_certificate"))
-        config = site.omnibus.registry_config()
+        config, rails = site.omnibus.registry_config(), site.rails.gitlab_yml()
         rows.append(
             {
                 "site": site.name,
                 "key pair": hmac.new(pepper, pair.encode(), hashlib.sha256).hexdigest(),
-                "issuer of GitLab": site.rails.gitlab_yml().registry_issuer,
+                "issuer of GitLab": rails.registry_issuer,
                 "issuer of the registry": config.issuer if config else "",
             }
         )
-    issuers = {row[name] for row in rows for name in ("issuer of GitLab", "issuer of the registry")}
+        if rails.registry_enabled:  # else there is no issuer yet
+            issuers |= {rails.registry_issuer, config.issuer if config else ""}
     keys = {row["key pair"] for row in rows}
     shown = [{name: value for name, value in row.items() if name != "key pair"} for row in rows]
-    found = f"{'one key' if len(keys) == 1 else 'different keys'}; issuer {' and '.join(sorted(issuers))}"
-    if len(keys) == 1 and len(issuers) == 1:
+    found = f"{'one key' if len(keys) == 1 else 'different keys'}; issuer {' and '.join(sorted(issuers)) or 'of no registry'}"
+    if len(keys) == 1 and len(issuers) <= 1:
         return passed(found, "one key, one issuer", rows=shown)
     return failed(
         found,

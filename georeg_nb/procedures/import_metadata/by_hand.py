@@ -58,31 +58,37 @@ def backup(site: Site) -> str:
     return "it changes nothing on the site: have the backup before the switch (enable-database), not after"
 
 
+def put_database(site: Site, block: str) -> tuple[Paste, str]:
+    """(what asks for the password, lines that put the block); `block` has TYPED for the password."""
+    database = site.parameters.database
+    address = f"{database.host}:{database.port}/{database.name}"
+    ask = Paste(
+        [node.name for node in site.registry_nodes],
+        "ask password  # then type it",
+        f"the password of {database.user} in {address}",
+    )
+    body = for_shell(block).replace(TYPED, '$(in_ruby "$password")')
+    return ask, shell.put(state.DATABASE, body, expand=True)
+
+
 def connect_database(site: Site, block: str) -> ByHand:
     """`block` is the one that the step writes, with TYPED for the password."""
-    body = _for_shell(block).replace(TYPED, '$(in_ruby "$password")')
+    ask, put = put_database(site, block)
     database = site.parameters.database
     named = " && ".join(
         f"grep -q {shlex.quote(f'^database: .*{part}')} {REGISTRY_CONFIG}"
         for part in (f'"host":"{database.host}"', f'"port":{database.port}[,}}]', f'"dbname":"{database.name}"')
     )
-    nodes = [node.name for node in site.registry_nodes]
     return ByHand(
-        done=[Paste(nodes, named)],
-        finish=[
-            Paste(
-                nodes,
-                "ask password  # then type it",
-                f"the password of {database.user} in {database.host}:{database.port}/{database.name}",
-            ),
-            shell.change(site, "name the database, not enabled yet", shell.put(state.DATABASE, body, expand=True)),
-        ],
+        done=[Paste([node.name for node in site.registry_nodes], named)],
+        finish=[ask, shell.change(site, "name the database, not enabled yet", put)],
         undo=[shell.change(site, "forget the database", shell.drop(state.DATABASE))],
         notes=["where the block is in gitlab.rb already, `gitlab-ctl reconfigure` alone finishes it"],
     )
 
 
-def _for_shell(text: str) -> str:
+def for_shell(text: str) -> str:
+    """Text inside a here-document that the shell fills in, so that it stays as it is."""
     for character in "\\$`":
         text = text.replace(character, "\\" + character)
     return text

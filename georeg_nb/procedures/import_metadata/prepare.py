@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import CommandFailed, StepFailed
@@ -16,7 +17,7 @@ from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.blocks import database_block
 from georeg_nb.procedures.import_metadata.window import ImportStep
-from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
+from georeg_nb.runbook import Change, Check, Done, Finding, Plan, failed, passed
 from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
@@ -79,7 +80,7 @@ class ConnectDatabase(ImportStep):
     interrupts = "the registry restarts (seconds)"
     evidence = "run"
     source = "procedures 2.3 step 2, 2.6, 4.2"
-    needs = (checks.registry_is_legacy,)
+    needs: ClassVar[Sequence[Check]] = (checks.registry_is_legacy,)
 
     def is_done(self, site: Site) -> bool | Done:
         if state.on_own_database(site):
