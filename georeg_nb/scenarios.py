@@ -8,10 +8,11 @@ from typing import NamedTuple
 from georeg_nb.errors import ParametersError, Problem
 from georeg_nb.parameters import MigrateLegacyParameters, ScenarioParameters
 from georeg_nb.procedures import shell
+from georeg_nb.procedures.add_registry import DATABASE, ENABLE, GUARD_EMPTY, NOTIFICATIONS, REPLICATION
 from georeg_nb.procedures.guard import GUARD
 from georeg_nb.procedures.hold_sync import HOLD, RELEASE
 from georeg_nb.procedures.import_metadata import IMPORT
-from georeg_nb.procedures.verify_replication import VERIFY
+from georeg_nb.procedures.verify_replication import VERIFY, VERIFY_NEW
 from georeg_nb.runbook import Scenario, Section, StartingPoint
 from georeg_nb.site import Site, Sites
 
@@ -44,6 +45,23 @@ MIGRATE_LEGACY = Scenario(
         Section("primary.import", IMPORT, primary, after=("hold", "secondary.import")),
         Section("release", RELEASE, secondaries, after=("secondary.import", "primary.import")),
         Section("verify", VERIFY, primary, after=("release",)),
+    ),
+    place=shell.place,
+)
+
+
+ADD_REGISTRY = Scenario(
+    "add-registry-to-geo-sites",
+    "Add a container registry to Geo sites",
+    StartingPoint(geo="set up, healthy", primary="no registry, or one without images", secondary="no registry"),
+    (
+        Section("guard", GUARD_EMPTY, everywhere),
+        Section("enable", ENABLE, everywhere, after=("guard",)),
+        Section("primary.database", DATABASE, primary, after=("enable",)),
+        Section("secondary.database", DATABASE, secondaries, after=("enable",)),
+        Section("notifications", NOTIFICATIONS, primary, after=("primary.database",)),
+        Section("replication", REPLICATION, secondaries, after=("secondary.database", "notifications")),
+        Section("verify", VERIFY_NEW, primary, after=("replication",)),
     ),
     place=shell.place,
 )

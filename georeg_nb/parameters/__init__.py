@@ -14,6 +14,7 @@ from georeg_nb.parameters.checks import problems_of_sites
 from georeg_nb.parameters.files import Document, Place, find_file, project_root, read_yaml, suggest
 from georeg_nb.parameters.models import (
     SCENARIOS,
+    AddRegistryParameters,
     DatabaseParameters,
     GitLabParameters,
     MigrateLegacyParameters,
@@ -27,6 +28,7 @@ from georeg_nb.parameters.models import (
 
 __all__ = [
     "SCENARIOS",
+    "AddRegistryParameters",
     "DatabaseParameters",
     "GitLabParameters",
     "MigrateLegacyParameters",

@@ -204,15 +204,11 @@ class ScenarioParameters(_Model):
     """Manual steps that were done, each with who and what: {"step": "text"}."""
 
 
-class MigrateLegacyParameters(ScenarioParameters):
-    """Scenario migrate-legacy: both sites' legacy metadata into their own PostgreSQL databases."""
+class ComparingParameters(ScenarioParameters):
+    """What every scenario takes that compares the sites' images."""
 
-    import_method: Literal["auto", "one-step", "three-step"] = "auto"
-    """one-step refuses pushes for the whole import, three-step for its middle part alone; auto decides by the size."""
     accept_losses: list[TagName] = []
     """Tags, as path:tag, that may be left behind because the importer cannot bring them over."""
-    read_only_limit_minutes: Annotated[int, Field(ge=1)] = 120
-    """A read-only window that is predicted to last longer is not opened."""
     verify_with: list[VerifyLevel] = []
     """Levels of the final comparison: metadata, api, content, or content:5% for a share of the images. Empty: metadata,
     with a sample over HTTP, and everything over HTTP where a database cannot be asked."""
@@ -226,4 +222,23 @@ class MigrateLegacyParameters(ScenarioParameters):
         return max((int(share.rstrip("%") or 100) for name, _, share in levels if name == "content"), default=0)
 
 
-SCENARIOS: dict[str, type[ScenarioParameters]] = {"migrate-legacy": MigrateLegacyParameters}
+class MigrateLegacyParameters(ComparingParameters):
+    """Scenario migrate-legacy: both sites' legacy metadata into their own PostgreSQL databases."""
+
+    import_method: Literal["auto", "one-step", "three-step"] = "auto"
+    """one-step refuses pushes for the whole import, three-step for its middle part alone; auto decides by the size."""
+    read_only_limit_minutes: Annotated[int, Field(ge=1)] = 120
+    """A read-only window that is predicted to last longer is not opened."""
+
+
+class AddRegistryParameters(ComparingParameters):
+    """Scenario add-registry-to-geo-sites: a registry on each site, on a database of its own, replicated by Geo."""
+
+    notification_token: SecretReference
+    """Reference to the token by which GitLab knows the registry's notifications; 32 letters and digits at least. The
+    one that is in use already, where there is one."""
+
+
+SCENARIOS: dict[str, type[ScenarioParameters]] = {
+    "migrate-legacy": MigrateLegacyParameters,
+}

@@ -327,7 +327,8 @@ def same_signing_key(sites: Sites) -> Finding:
             issuers |= {rails.registry_issuer, config.issuer if config else ""}
     keys = {row["key pair"] for row in rows}
     shown = [{name: value for name, value in row.items() if name != "key pair"} for row in rows]
-    found = f"{'one key' if len(keys) == 1 else 'different keys'}; issuer {' and '.join(sorted(issuers)) or 'of no registry'}"
+    issuer = " and ".join(sorted(issuers)) or "of no registry"
+    found = f"{'one key' if len(keys) == 1 else 'different keys'}; issuer {issuer}"
     if len(keys) == 1 and len(issuers) <= 1:
         return passed(found, "one key, one issuer", rows=shown)
     return failed(
