@@ -28,6 +28,8 @@ def describe(site: Site) -> str:
         parts.append("; ".join(f"registry in {mode} mode on {', '.join(names)}" for mode, names in modes.items()))
     elif modes:
         parts.append(f"registry in {next(iter(modes))} mode")
+    else:
+        parts.append("no registry")
     if modes:
         parts.append(f"READ-ONLY on {', '.join(read_only)}: pushes are refused" if read_only else "pushes are accepted")
     if site.role == "secondary":

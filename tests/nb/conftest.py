@@ -25,6 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the sites of world.py: their secrets, and nobody sleeps."""
     monkeypatch.setenv("WORLD_TOKEN", "glpat-world-token")
     monkeypatch.setenv("WORLD_PASSWORD", "world-password")
+    monkeypatch.setenv("WORLD_NOTIFICATIONS", "t" + "0123456789abcdef" * 2)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 

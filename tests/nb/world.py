@@ -17,15 +17,16 @@ from typing import Any
 
 import yaml
 
-from georeg_nb import gitlab_rb, readers
+from georeg_nb import gitlab_rb, readers, scenarios
 from georeg_nb.database import Server
 from georeg_nb.errors import ConnectionLost, DatabaseRefused, HttpRefused, NodeFileMissing, ReadOnlySite, Unreachable
 from georeg_nb.gitlab_api import GeoSite, GeoStatus, License, SyncRecord, Version
 from georeg_nb.metadata_db import Bucket
 from georeg_nb.nodes import Result
 from georeg_nb.omnibus import CLUSTER, GITLAB_RB, GITLAB_YML, REGISTRY_CONFIG, SECRETS, Omnibus, RegistryConfig
-from georeg_nb.parameters import MigrateLegacyParameters, SiteParameters
+from georeg_nb.parameters import AddRegistryParameters, MigrateLegacyParameters, SiteParameters
 from georeg_nb.procedures import state
+from georeg_nb.procedures.add_registry import blocks as add_registry
 from georeg_nb.registry_api import MANIFEST_TYPES, Head, Identity, Manifest
 from georeg_nb.site import Site, Sites
 from georeg_nb.versions import Profile
@@ -39,6 +40,9 @@ TAGS = {
     ("acme/old", "lossy"): "sha256:" + "3" * 64,
 }
 LOSSY = "acme/old:lossy"
+VERSION = b"/opt/gitlab/embedded/bin/registry github.com/x v4.32.0-gitlab"
+MIGRATED = frozenset({"20210503145024_a"}), frozenset({"20250414074231_b"})
+CURL = "the registry at that address answers"
 
 
 @dataclass
@@ -146,7 +150,7 @@ class FakeNode:
         self._files("")
         for start, answer in self.commands.items():
             if line.startswith(start):
-                text = answer() if callable(answer) else answer
+                text = self.site.world.curl(line) if answer is CURL else answer() if callable(answer) else answer
                 return Result(tuple(argv), 0, text, "")
         return Result(tuple(argv), 0, "", "")
 
@@ -394,7 +398,7 @@ class FakeSite(Site):
     """A real site whose surroundings are fake."""
 
     def __init__(self, world: World, name: str, role: Any, port: int, options: Any, registry_nodes: int = 1) -> None:
-        super().__init__(parameters(name, port, registry_nodes), role, options, world.observer, "migrate-legacy")
+        super().__init__(parameters(name, port, registry_nodes), role, options, world.observer, world.scenario.id)
         self.world = world
         self.storage = dict(TAGS)
         self.missing: set[str] = set()
@@ -412,6 +416,8 @@ class FakeSite(Site):
         server = Server(170010, False, False, f"identity-{name}", "registry", True, "hex", True, "TLSv1.3")
         self.database = FakeDatabase(self, server)
         self.replication = role == "secondary"
+        self.has_registry = True  # also without a block of georeg's
+        self.default_database: dict[str, Any] = {}
         self.endpoints: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
         self.nodes = [FakeNode(self, node.name, node.roles) for node in self.parameters.nodes]  # type: ignore[misc]
@@ -422,6 +428,8 @@ class FakeSite(Site):
 
     @property
     def registry(self) -> Any:  # type: ignore[override]
+        if not Omnibus(self.node).registry_is_enabled():  # type: ignore[arg-type]
+            raise Unreachable("nobody listens there")
         return FakeRegistry(self)
 
     def registry_at(self, node: Any) -> Any:
@@ -472,11 +480,18 @@ def parameters(name: str, port: int, registry_nodes: int = 1) -> SiteParameters:
 class World:
     """The sites and what happens between them."""
 
+    scenario = scenarios.MIGRATE_LEGACY
+    attest: Mapping[str, str] = {"backup": "backup 4711"}
+    token = TOKEN  # what GitLab on the primary expects of notifications
+
+    def make_options(self, values: dict[str, Any]) -> Any:
+        return MigrateLegacyParameters.model_validate(values)
+
     def __init__(
         self, *, secondaries: int = 1, registry_nodes: Mapping[str, int] | None = None, **options: Any
     ) -> None:
         self.observer = Quiet()
-        self.options = MigrateLegacyParameters.model_validate({"sites": "sites.yml", **options})
+        self.options = self.make_options({"sites": "sites.yml", **options})
         self.enterprise = True
         self.license = License("ultimate", False)
         self.token_status = 0
@@ -536,8 +551,6 @@ class World:
         files[GITLAB_RB] = b"external_url 'https://gitlab.example.com'\n"
         files[SECRETS] = json.dumps({"registry": {"internal_key": "key", "internal_certificate": "crt"}}).encode()
         files["/opt/gitlab/version-manifest.txt"] = b"gitlab-ee 18.7.7\n\nComponent\n"
-        files["/var/opt/gitlab/registry/VERSION"] = b"/opt/gitlab/embedded/bin/registry github.com/x v4.32.0-gitlab"
-        files["/opt/gitlab/service/registry"] = b""
         files["/etc/gitlab/ssl/db-ca.crt"] = b"certificate"
         for name in ("repositories", "blobs"):
             files[f"{STORAGE}/docker/registry/v2/{name}/x"] = b""
@@ -550,15 +563,20 @@ class World:
         )
         commands["gitlab-rails runner puts Sidekiq"] = lambda: f"{self.syncs_running}\n"
         commands["gitlab-rails runner puts Gitlab::Redis"] = "0\n"
-        commands["/opt/gitlab/embedded/bin/curl"] = (
-            f'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm="{self.sites.primary.parameters.gitlab.url}'
-            '/jwt/auth",service="container_registry"\r\n\r\n'
-        )
+        commands["/opt/gitlab/embedded/bin/curl"] = CURL
         commands["date"] = lambda: f"{int(datetime.now(UTC).timestamp())}\n"
         commands["stat -c %Y"] = "100\n"
         commands["stat -L"] = f"1{len(site.name)}\n2{len(site.name)}\n"
         commands["du"] = "1000\t/x\n"
         self.render(site, node)
+
+    def curl(self, line: str) -> str:
+        """What the registry at that address answers without a token."""
+        asked = next((s for s in self.sites.all if s.parameters.registry.url in line), self.primary)
+        return (
+            f'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm="{asked.parameters.gitlab.url}'
+            '/jwt/auth",service="container_registry"\r\n\r\n'
+        )
 
     def install(self, gitlab: str) -> None:
         """Another release on both sites."""
@@ -578,12 +596,15 @@ class World:
         node = node or site.node
         text = node.files[GITLAB_RB].decode()
         blocks = gitlab_rb.blocks(text)
+        on = site.has_registry or add_registry.REGISTRY in blocks
+        endpoints = [one for block in (blocks.get(add_registry.NOTIFICATIONS),) if block for one in _endpoints(block)]
         database: dict[str, Any] = {
             "enabled": "false",
             "host": "/var/opt/gitlab/postgresql",
             "port": 5432,
             "dbname": "registry",
         }
+        database |= site.default_database
         if block := blocks.get(state.DATABASE):
             pairs = dict(re.findall(r"'(\w+)' => (.*?),?$", block, re.MULTILINE))
             database = {
@@ -598,7 +619,7 @@ class World:
         config = {
             "storage": storage,
             "database": database,
-            "notifications": {"endpoints": site.endpoints},
+            "notifications": {"endpoints": endpoints or site.endpoints},
             "auth": {"token": {"issuer": "omnibus-gitlab-issuer"}},
             "http": {"addr": "127.0.0.1:5000"},
             "log": {"level": "info", "formatter": "text"},
@@ -606,22 +627,35 @@ class World:
         for section, value in site.config.items():
             config[section] = {**config[section], **value}
         gitlab = {
-            "registry": {"enabled": True, "issuer": "omnibus-gitlab-issuer", "notification_secret": TOKEN},
+            "registry": {
+                "enabled": on,
+                "issuer": "omnibus-gitlab-issuer",
+                "notification_secret": _secret(blocks) or self.token,
+            },
             "geo": {
                 "registry_replication": {
-                    "enabled": site.replication and state.HOLD not in blocks,
+                    "enabled": (site.replication or add_registry.REPLICATION in blocks) and state.HOLD not in blocks,
                     "primary_api_url": f"{self.sites.primary.parameters.registry.url}/"
                     if site.role == "secondary"
                     else "",
                 }
             },
         }
-        node.files[REGISTRY_CONFIG] = yaml.safe_dump(config).encode()
+        if on and "registry" in node.roles:
+            node.files[REGISTRY_CONFIG] = yaml.safe_dump(config).encode()
+            node.files["/opt/gitlab/service/registry"] = b""
+            node.files.setdefault("/var/opt/gitlab/registry/VERSION", VERSION)
+            self.started_registry(site, RegistryConfig.parse(node.files[REGISTRY_CONFIG].decode()))
+        else:
+            node.files.pop("/opt/gitlab/service/registry", None)
         if "rails" in node.roles:
             node.files[GITLAB_YML] = yaml.safe_dump({"production": gitlab}).encode()
         texts = [one.files[REGISTRY_CONFIG].decode() for one in site.nodes if REGISTRY_CONFIG in one.files]  # type: ignore[attr-defined]
         configs = [RegistryConfig.parse(text) for text in texts]
         site.seen.append([(config.mode, config.read_only) for config in configs])
+
+    def started_registry(self, site: FakeSite, config: Any) -> None:
+        """A registry was started with this configuration."""
 
     def replicate(self) -> None:
         """An event on the primary, which reaches each secondary unless sync is held there."""
@@ -653,7 +687,7 @@ class World:
                 self.render(site, node)
             return FakeJob(name, argv)
         if "migrate" in argv:
-            site.database.schema = (frozenset({"20210503145024_a"}), frozenset({"20250414074231_b"}))
+            site.database.schema = MIGRATED
             return FakeJob(name, argv, text="OK: applied 0\n")
         if "import" in argv:
             if how == "running":
@@ -715,15 +749,71 @@ class World:
         from georeg_nb.records import Record
         from georeg_nb.runbook.reporter import Reporter
         from georeg_nb.runbook.run import Run
-        from georeg_nb.scenarios import MIGRATE_LEGACY
 
-        update = {"approve": list(approve), "attest": {"backup": "backup 4711"} if attest else {}}
+        update = {"approve": list(approve), "attest": self.attest if attest else {}}
         options = self.options.model_copy(update=update)
         for site in self.sites.all:
             site.options = options
-        record = Record.create("migrate-legacy", tmp)
-        return Run(MIGRATE_LEGACY, self.sites, options, record, Reporter(record), show=lambda shown: None)
+        record = Record.create(self.scenario.id, tmp)
+        return Run(self.scenario, self.sites, options, record, Reporter(record), show=lambda shown: None)
+
+
+def _endpoints(block: str) -> list[dict[str, Any]]:
+    """The array of notifications in a block: Ruby's hashes are nearly JSON."""
+    array = block.partition("registry['notifications'] = ")[2] or "[]"
+    found, _ = json.JSONDecoder().raw_decode(array.replace(" =>", ":").replace("'", '"'))
+    return list(found)
+
+
+def _secret(blocks: Mapping[str, str]) -> str:
+    """The token that one of georeg's blocks gives to Rails."""
+    found = re.search(r"\['registry_notification_secret'\] = '(\w+)'", "\n".join(blocks.values()))
+    return found[1] if found else ""
+
+
+class NewWorld(World):
+    """Geo sites without a registry."""
+
+    scenario = scenarios.ADD_REGISTRY
+    attest: Mapping[str, str] = {}
+    token = ""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for site in self.sites.all:
+            site.storage.clear()  # type: ignore[attr-defined]
+            self.switch_off(site)
+        self.primary.endpoints = []
+        self.records = []
+        self.status |= {f"container_repositories_{name}_count": 0 for name in ("registry", "synced")}  # type: ignore[operator]
+
+    def make_options(self, values: dict[str, Any]) -> Any:
+        return AddRegistryParameters.model_validate({"notification_token": "env:WORLD_NOTIFICATIONS", **values})
+
+    def switch_off(self, site: Any) -> None:
+        """As if there had never been a registry."""
+        site.has_registry = site.replication = False
+        for node in site.nodes:
+            for path in (REGISTRY_CONFIG, "/var/opt/gitlab/registry/VERSION"):
+                node.files.pop(path, None)
+            self.render(site, node)
+
+    def switch_on(self, site: Any, **database: Any) -> None:
+        """A registry that somebody set up, on the package's own database where `enabled` says so."""
+        site.has_registry = True
+        site.default_database = database
+        for node in site.nodes:
+            self.render(site, node)
+
+    def started_registry(self, site: FakeSite, config: Any) -> None:
+        site.process_mode = "" if config.mode == "legacy" else "database"
+        if site.process_mode:
+            site.lock("database")
+            if state.is_ours(config, site):  # reconfigure migrates it
+                site.database.schema = MIGRATED
+        else:
+            assert not site.omnibus.lockfiles().database, "the registry refuses to start: metadata database in use"
 
 
 SECTIONS = ("guard", "hold", "secondary.import", "primary.import", "release", "verify")
-__all__ = ["CLUSTER", "LOSSY", "SECTIONS", "TAGS", "World", "image"]
+__all__ = ["CLUSTER", "LOSSY", "SECTIONS", "TAGS", "NewWorld", "World", "image"]

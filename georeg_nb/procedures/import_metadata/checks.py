@@ -214,9 +214,9 @@ def registry_is_legacy(site: Site) -> Finding:
 @check("the registry works on its database", source="procedures 2.6 Three-step", evidence="run")
 def registry_works_on_its_database(site: Site) -> Finding:
     """By configuration and by what the running process says."""
-    configured, running = state.on_own_database(site), all(state.running_on_database(site).values())
-    if not configured:
+    if not state.on_own_database(site):
         return later("after step enable-database")
+    running = all(state.running_on_database(site).values())
     return expect(
         "database" if running else "legacy", "database", remedy="`gitlab-ctl restart registry`, then run this again"
     )
