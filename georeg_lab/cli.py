@@ -234,6 +234,36 @@ def states() -> None:
 
 @lab.command()
 @_directory
+@click.argument("name", required=False)
+@click.option("--list", "listed", is_flag=True, help="Show the faults that there are, and which are switched on.")
+@click.option("--clear", "cleared", is_flag=True, help="Take away every fault that is switched on.")
+def fault(directory: Path, name: str | None, listed: bool, cleared: bool) -> None:
+    """Bring a failure symptom about, by its name."""
+    from georeg_lab.faults import FAULTS, active, clear, switch_on
+    from georeg_lab.sites import LabError, LabSites
+
+    if listed:
+        there = active(LabSites.at(directory)) if (directory / "lab.json").exists() else []
+        for one in FAULTS.values():
+            click.echo(f"{'*' if one.name in there else ' '} {one.name:<32} {one.what}")
+        return
+    if name is not None and name not in FAULTS:
+        raise click.BadParameter(f"there is no fault {name!r}; `georeg lab fault --list` shows them", param_hint="NAME")
+    if (name is None) == (not cleared):
+        raise click.UsageError("name a fault, or say --list or --clear")
+    try:
+        sites = LabSites.at(directory)
+        if name is None:
+            click.echo(f"Taken away: {', '.join(clear(sites, FAULTS)) or 'none was switched on'}.")
+        else:
+            switch_on(sites, FAULTS[name])
+            click.echo(f"{name}: {FAULTS[name].what}.")
+    except (LabError, PostgresError) as problem:
+        raise click.ClickException(str(problem)) from problem
+
+
+@lab.command()
+@_directory
 def commands(directory: Path) -> None:
     """Print the command log: what was called on which node, oldest first."""
     log = directory / "commands.jsonl"

@@ -71,6 +71,7 @@ class GeoSite:
     primary: bool
     enabled: bool
     current: bool
+    internal_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ class GitLabAPI:
                 item.get("primary") is True,
                 item.get("enabled") is not False,
                 item.get("current") is True,
+                str(item.get("internal_url") or ""),
             )
             for item in self._pages("/geo_sites")
         ]

@@ -23,7 +23,7 @@ from georeg_nb.errors import ParametersError, Problem, RecordError
 from georeg_nb.ledger import EXIT_CODES, broken_links, read, verdict
 from georeg_nb.parameters import ScenarioParameters, SitesFile, find_file, project_root
 from georeg_nb.parameters.files import read_yaml
-from georeg_nb.procedures import comparing
+from georeg_nb.procedures import comparing, diagnosis
 from georeg_nb.progress import ProgressDisplay
 from georeg_nb.records import Record, base_folder, hostname, stamp
 from georeg_nb.redaction import redact
@@ -220,11 +220,7 @@ def compare(scenario: str | None, file: str, given: Sequence[str], as_json: bool
 
 def status(scenario: str | None, file: str, as_json: bool) -> int:
     """How the sites stand. Returns 0, or 3 when a site could not be read."""
-    name = _scenario_of(scenario, file)
-    path = find_file(file)
-    sites_path = read_yaml(path).data.get("sites") or file
-    options = parameters.SCENARIOS[name](sites=str(sites_path))
-    sites = _open(options, parameters.load_sites(sites_path), name, None)
+    name, sites = _looked_at(scenario, file)
     found = [state_of_sites.look(one) for one in sites.all]
     document = state_of_sites.report(found, name, file)
     if as_json:
@@ -232,6 +228,26 @@ def status(scenario: str | None, file: str, as_json: bool) -> int:
     else:
         show(document)
     return 3 if any(one.problem for one in found) else 0
+
+
+def _looked_at(scenario: str | None, file: str) -> tuple[str, Any]:
+    """(scenario, sites) of a parameters file or a sites file, for commands that only look and need no run."""
+    name = _scenario_of(scenario, file)
+    sites_path = read_yaml(find_file(file)).data.get("sites") or file
+    options = parameters.SCENARIOS[name](sites=str(sites_path))
+    return name, _open(options, parameters.load_sites(sites_path), name, None)
+
+
+def diagnose(scenario: str | None, file: str, as_json: bool) -> int:
+    """What is known to go wrong, looked for on all sites. Returns 0, or 3 when a site shows something."""
+    _, sites = _looked_at(scenario, file)
+    found, unread = diagnosis.diagnose(sites.read_only_view())
+    document = diagnosis.report(found, unread)
+    if as_json:
+        click.echo(json.dumps(document.json(), indent=2, ensure_ascii=False, default=str))
+    else:
+        show(document)
+    return 3 if found else 0
 
 
 def list_scenarios() -> None:

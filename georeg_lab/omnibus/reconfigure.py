@@ -20,6 +20,7 @@ from typing import Any
 from georeg_lab.layout import inside
 from georeg_lab.omnibus import bundled, files, secrets_file, services, templates
 from georeg_lab.omnibus.definitions import RAILS_DEPENDANTS, definitions
+from georeg_lab.omnibus.migrate import MigrationsFailed
 from georeg_lab.omnibus.node_state import (
     NODES,
     evaluate_node,
@@ -58,10 +59,10 @@ class Run:
         self.restarts: dict[str, None] = {}  # in order of notification
         self.log_file = inside(root, f"{LOGS}/{int(time.time())}.log")
 
-    def log(self, text: str) -> None:
+    def log(self, text: str, level: str = "INFO") -> None:
         """A line of the run's own log; no secrets."""
         with self.log_file.open("a") as log:
-            log.write(f"[{time.strftime('%Y-%m-%dT%H:%M:%S%z')}] INFO: {text}\n")
+            log.write(f"[{time.strftime('%Y-%m-%dT%H:%M:%S%z')}] {level}: {text}\n")
 
     def execute(self) -> int:
         """The whole run; 0, or 1 after a failure."""
@@ -74,7 +75,9 @@ class Run:
                 self._converge()
             except (RubyError, Refused, Failed, OSError, ValueError) as error:
                 message = error.message if isinstance(error, RubyError) else str(error)
-                self.log(f"failed: {type(error).__name__}")
+                # what the class says may hold a value of gitlab.rb; a Ruby error names methods and settings alone
+                said = message.splitlines()[0] if isinstance(error, RubyError | MigrationsFailed) and message else ""
+                self.log(f"failed: {type(error).__name__}: {said}", "FATAL")
                 self.err(f"There was an error running gitlab-ctl reconfigure:\n\n{message}\n\n")
                 return 1
         self.out("\nRunning handlers:\nRunning handlers complete\ngitlab Reconfigured!\n")

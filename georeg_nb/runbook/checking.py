@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from georeg_nb.errors import GeoregError, ReadOnlySite
 from georeg_nb.ledger import CheckResult
 from georeg_nb.records import Record, stamp
 from georeg_nb.runbook.findings import Check, Finding, failed
+from georeg_nb.symptoms import hint
 
 
 def ask(check: Check, subject: Any, record: Record) -> Finding:
-    """The answer of a check; what keeps it from answering is a failed check with the reason, and its remedy."""
+    """The answer of a check; what keeps it from answering is a failed check with the reason, and its remedy.
+
+    A failed one names the known symptoms that its words fit.
+    """
+    finding = _answer(check, subject, record)
+    return replace(finding, remedy=hint(finding.found, finding.remedy)) if finding.failed else finding
+
+
+def _answer(check: Check, subject: Any, record: Record) -> Finding:
     try:
         return check(subject)
     except ReadOnlySite as error:

@@ -33,6 +33,7 @@ from georeg_nb.runbook.model import Change, Plan, Scenario
 from georeg_nb.runbook.refs import Ref
 from georeg_nb.runbook.reporter import Reporter
 from georeg_nb.runbook.views import PlannedStep
+from georeg_nb.symptoms import hint
 
 
 @dataclass
@@ -285,7 +286,7 @@ class Engine:
         kind = VerificationDiffers if isinstance(error, VerificationDiffers) else StepFailed
         jobs = self.running_jobs(ref.site)
         self._end(ref, outcome, message, exit_code=kind.exit_code, error=type(error).__name__, running_jobs=jobs)
-        advice = [getattr(error, "remedy", ""), *self._advice(ref)]
+        advice = [hint(message, getattr(error, "remedy", "")), *self._advice(ref)]
         if jobs:
             advice.append(f"Goes on by itself: {', '.join(jobs)}")
         return kind(

@@ -11,7 +11,7 @@ import pytest
 from observe import file_hashes
 from workplace import Workplace, changes
 
-from georeg_lab.faults import FAULTS
+from georeg_lab.faults import CONDITIONS
 from georeg_lab.layout import inside
 from georeg_lab.sites import LabSites
 
@@ -109,14 +109,19 @@ CASES = [
         ("have the same server", "give each site its own PostgreSQL server", "set `ca` to the site's authority"),
         (same_server_by_another_name, no_authority),
     ),
-    Case("wrong token", 3, ("wrong, expired or revoked", "make a personal access token"), lab=(FAULTS["wrong-token"],)),
+    Case(
+        "wrong token",
+        3,
+        ("wrong, expired or revoked", "make a personal access token"),
+        lab=(CONDITIONS["wrong-token"],),
+    ),
     Case(
         "database is a standby",
         3,
         ("in recovery", "every site needs a writable database of its own"),
-        lab=(FAULTS["secondary-database-is-standby"],),
+        lab=(CONDITIONS["secondary-database-is-standby"],),
     ),
-    Case("database down", 3, ("refuses", "is PostgreSQL running there"), lab=(FAULTS["database-down"],)),
+    Case("database down", 3, ("refuses", "is PostgreSQL running there"), lab=(CONDITIONS["database-down"],)),
     Case(
         "unsupported version, and a database that is not empty",
         3,

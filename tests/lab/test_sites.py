@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from georeg_lab import images
 from georeg_lab.cli import lab as lab_commands
-from georeg_lab.faults import FAULTS, Tamper
+from georeg_lab.faults import CONDITIONS, Tamper
 from georeg_lab.layout import SITES, Lab, Ports
 from georeg_lab.postgres import free_port, port_is_free
 from georeg_lab.sites import LabError, LabSites, parameters, processes
@@ -246,7 +246,7 @@ def test_the_import_loses_the_planted_tag_alone_and_databases_can_be_tampered_wi
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("name", sorted(FAULTS))
+@pytest.mark.parametrize("name", sorted(CONDITIONS))
 def test_a_fault_can_be_taken_away_again(lab: LabSites, name: str) -> None:
     def symptom() -> str:
         with psycopg.connect(lab.metadata_dsn("secondary"), connect_timeout=5) as connection:
@@ -264,7 +264,7 @@ def test_a_fault_can_be_taken_away_again(lab: LabSites, name: str) -> None:
             return "wrong-token" if getattr(problem, "status", 0) in (401, 403) else repr(problem)
 
     assert seen() == ""
-    with FAULTS[name](lab):
+    with CONDITIONS[name](lab):
         assert seen() == name
     assert seen() == ""
 

@@ -1,15 +1,8 @@
-"""Things that go wrong at real sites, brought about in a lab by name or behind georeg's back.
-
-`FAULTS` are conditions: a context manager each, which sets the fault and takes it away again. `Tamper` changes single
-tags of one site without the other side, or any event, hearing of it. One fault is always there: `images.LOST`, a tag
-that the importer leaves behind.
-"""
+"""Single tags of one site changed directly where its registry keeps them, so that no event tells of it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,72 +10,7 @@ from typing import Any
 import yaml
 
 from georeg_lab.layout import inside
-from georeg_lab.postgres import hand_over
 from georeg_lab.sites import LabSites
-from georeg_lab.sites.databases import registry_cluster
-
-
-@contextmanager
-def database_down(sites: LabSites, site: str = "secondary") -> Iterator[None]:
-    """The site's external registry database does not run."""
-    cluster = registry_cluster(sites.lab, site)
-    cluster.stop()
-    try:
-        yield
-    finally:
-        cluster.start()
-
-
-@contextmanager
-def wrong_token(sites: LabSites) -> Iterator[None]:
-    """The token that the parameters refer to is not one of GitLab's."""
-    path = sites.lab.secrets / "gitlab-token"
-    right = path.read_text()
-    path.write_text("glpat-0000000000000000000000000000000000000000\n")
-    try:
-        yield
-    finally:
-        path.write_text(right)
-
-
-@contextmanager
-def secondary_database_is_standby(sites: LabSites) -> Iterator[None]:
-    """The secondary's external registry database is a streaming replica of the primary's, passwords included."""
-    primary, secondary = (registry_cluster(sites.lab, site) for site in ("primary", "secondary"))
-    aside = secondary.data_dir.with_name("data.aside")
-    secondary.stop()
-    secondary.data_dir.rename(aside)
-    slot = "mistaken_standby"
-    own, other = (sites.lab.secrets / f"{site}-registry-database" for site in ("secondary", "primary"))
-    password = own.read_text()
-    own.write_text(other.read_text())
-    try:
-        primary.base_backup(secondary, slot, primary.superuser, primary.password)
-        for name in ("server.crt", "server.key"):
-            shutil.copy2(aside / name, secondary.data_dir / name)
-            hand_over(secondary.data_dir / name)
-        secondary.start()
-        yield
-    finally:
-        own.write_text(password)
-        secondary.remove()
-        primary.execute(
-            f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
-        )
-        primary.stop()  # a slot that is being given up by its sender cannot be dropped; after a restart it is free
-        primary.start()
-        primary.execute(
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
-        )
-        aside.rename(secondary.data_dir)
-        secondary.start()
-
-
-FAULTS: dict[str, Callable[[LabSites], AbstractContextManager[None]]] = {
-    "database-down": database_down,
-    "wrong-token": wrong_token,
-    "secondary-database-is-standby": secondary_database_is_standby,
-}
 
 
 @dataclass(frozen=True)

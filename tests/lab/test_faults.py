@@ -1,0 +1,80 @@
+"""Every fault that the lab can bring about is diagnosed by its name, and healthy sites show none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from georeg_lab.faults import FAULTS, active, clear, switch_on
+from georeg_lab.sites import LabError, LabSites
+from georeg_nb import parameters, site, symptoms
+from georeg_nb.operations import _Nobody
+from georeg_nb.procedures.diagnosis import diagnose
+from georeg_nb.procedures.diagnosis.reading import read_all
+
+QUICK = frozenset(
+    """
+    database-read-only bytea-output-escape schema-not-writable images-hidden-by-release replication-address-missing
+    rails-password-wrong replication-slot-missing localhost-refused oauth-application-missing internal-url-points-back
+    primary-url-outdated secondary-migrates-itself endpoint-without-header signing-keys-differ registry-url-with-path
+    both-lockfiles
+    """.split()  # noqa: SIM905 - a text is easier to extend
+)
+
+
+def named(lab: LabSites) -> set[str]:
+    """The symptoms that the sites show."""
+    options = parameters.SCENARIOS["migrate-legacy"](sites=str(lab.sites_file))
+    sites = site.open_sites(parameters.load_sites(str(lab.sites_file)), options, _Nobody())
+    try:
+        return {one.symptom.name for one in diagnose(sites.read_only_view())[0]}
+    finally:
+        sites.close()
+
+
+@pytest.fixture(scope="module")
+def sites_to_break(lab: LabSites) -> Iterator[LabSites]:
+    """One reset before all faults and one after: each takes back what it did."""
+    lab.reset()
+    yield lab
+    lab.reset()
+
+
+def test_every_fault_is_one_of_the_known_symptoms() -> None:
+    assert {name: symptoms.find(name).row for name in FAULTS} == {fault.name: fault.row for fault in FAULTS.values()}
+    assert len(FAULTS) >= 40
+
+
+@pytest.mark.lab
+def test_healthy_sites_show_nothing_and_can_be_read_whole(sites_to_break: LabSites) -> None:
+    lab = sites_to_break
+    options = parameters.SCENARIOS["migrate-legacy"](sites=str(lab.sites_file))
+    sites = site.open_sites(parameters.load_sites(str(lab.sites_file)), options, _Nobody())
+    facts = read_all(sites.read_only_view())
+    sites.close()
+    assert [name for of_site in facts.values() for name in of_site if name.endswith(".problem")] == []
+    assert named(lab) == set()
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.matrix) for name in FAULTS]
+)
+def test_a_fault_is_diagnosed_by_its_name(sites_to_break: LabSites, name: str) -> None:
+    switch_on(sites_to_break, FAULTS[name])
+    try:
+        assert name in named(sites_to_break)
+    finally:
+        assert clear(sites_to_break, FAULTS) == [name]
+
+
+@pytest.mark.lab
+def test_faults_that_are_gone_show_nothing(sites_to_break: LabSites) -> None:
+    switch_on(sites_to_break, FAULTS["bytea-output-escape"])
+    assert active(sites_to_break) == ["bytea-output-escape"]
+    with pytest.raises(LabError, match="switched on already"):
+        switch_on(sites_to_break, FAULTS["bytea-output-escape"])
+    clear(sites_to_break, FAULTS)
+    assert active(sites_to_break) == []
+    assert named(sites_to_break) == set()
