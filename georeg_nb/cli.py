@@ -175,17 +175,16 @@ def status(scenario: str | None, file: str, as_json: bool) -> None:
 
 
 @georeg.command()
-@click.argument("scenario", type=ScenarioName(), required=False)
 @FILE
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def diagnose(scenario: str | None, file: str, as_json: bool) -> None:
+def diagnose(file: str, as_json: bool) -> None:
     """Read logs and states of all sites once, and name every known failure symptom that they show.
 
     FILE may also be a sites file. Changes nothing, keeps no record. Exit status 0: none is shown; 3: some are.
     """
     from georeg_nb import operations
 
-    sys.exit(operations.diagnose(scenario, file, as_json))
+    sys.exit(operations.diagnose(file, as_json))
 
 
 @georeg.command()

@@ -220,7 +220,8 @@ def compare(scenario: str | None, file: str, given: Sequence[str], as_json: bool
 
 def status(scenario: str | None, file: str, as_json: bool) -> int:
     """How the sites stand. Returns 0, or 3 when a site could not be read."""
-    name, sites = _looked_at(scenario, file)
+    name = _scenario_of(scenario, file)
+    sites = _looked_at(file, parameters.SCENARIOS[name], name)
     found = [state_of_sites.look(one) for one in sites.all]
     document = state_of_sites.report(found, name, file)
     if as_json:
@@ -230,18 +231,17 @@ def status(scenario: str | None, file: str, as_json: bool) -> int:
     return 3 if any(one.problem for one in found) else 0
 
 
-def _looked_at(scenario: str | None, file: str) -> tuple[str, Any]:
-    """(scenario, sites) of a parameters file or a sites file, for commands that only look and need no run."""
-    name = _scenario_of(scenario, file)
-    sites_path = read_yaml(find_file(file)).data.get("sites") or file
-    options = parameters.SCENARIOS[name](sites=str(sites_path))
-    return name, _open(options, parameters.load_sites(sites_path), name, None)
+def _looked_at(file: str, model: type[ScenarioParameters], scenario: str) -> Any:
+    """The sites of a parameters file or a sites file, for commands that only look and need no run."""
+    sites_path = str(read_yaml(find_file(file)).data.get("sites") or file)
+    return _open(model(sites=sites_path), parameters.load_sites(sites_path), scenario, None)
 
 
-def diagnose(scenario: str | None, file: str, as_json: bool) -> int:
+def diagnose(file: str, as_json: bool) -> int:
     """What is known to go wrong, looked for on all sites. Returns 0, or 3 when a site shows something."""
-    _, sites = _looked_at(scenario, file)
-    found, unread = diagnosis.diagnose(sites.read_only_view())
+    sites = _looked_at(file, ScenarioParameters, "diagnose").read_only_view()
+    found, unread = diagnosis.diagnose(sites)
+    sites.close()
     document = diagnosis.report(found, unread)
     if as_json:
         click.echo(json.dumps(document.json(), indent=2, ensure_ascii=False, default=str))

@@ -12,6 +12,7 @@ from georeg_nb import parameters, site, symptoms
 from georeg_nb.operations import _Nobody
 from georeg_nb.procedures.diagnosis import diagnose
 from georeg_nb.procedures.diagnosis.reading import read_all
+from georeg_nb.site import Sites
 
 QUICK = frozenset(
     """
@@ -23,12 +24,18 @@ QUICK = frozenset(
 )
 
 
+def opened(lab: LabSites) -> Sites:
+    """The sites, to be looked at."""
+    file = str(lab.sites_file)
+    options = parameters.ScenarioParameters(sites=file)
+    return site.open_sites(parameters.load_sites(file), options, _Nobody(), "diagnose").read_only_view()
+
+
 def named(lab: LabSites) -> set[str]:
     """The symptoms that the sites show."""
-    options = parameters.SCENARIOS["migrate-legacy"](sites=str(lab.sites_file))
-    sites = site.open_sites(parameters.load_sites(str(lab.sites_file)), options, _Nobody())
+    sites = opened(lab)
     try:
-        return {one.symptom.name for one in diagnose(sites.read_only_view())[0]}
+        return {one.symptom.name for one in diagnose(sites)[0]}
     finally:
         sites.close()
 
@@ -49,9 +56,8 @@ def test_every_fault_is_one_of_the_known_symptoms() -> None:
 @pytest.mark.lab
 def test_healthy_sites_show_nothing_and_can_be_read_whole(sites_to_break: LabSites) -> None:
     lab = sites_to_break
-    options = parameters.SCENARIOS["migrate-legacy"](sites=str(lab.sites_file))
-    sites = site.open_sites(parameters.load_sites(str(lab.sites_file)), options, _Nobody())
-    facts = read_all(sites.read_only_view())
+    sites = opened(lab)
+    facts = read_all(sites)
     sites.close()
     assert [name for of_site in facts.values() for name in of_site if name.endswith(".problem")] == []
     assert named(lab) == set()
