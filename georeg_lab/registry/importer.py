@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from georeg_lab.registry import digests, durations, release, storage
 from georeg_lab.registry.db import DatabaseError, Queries
+from georeg_lab.registry.held import hold
 from georeg_lab.registry.import_log import Logger
 from georeg_lab.registry.importer_errors import FAILED, FATAL, TAGS_PRESENT, ImportFailedError, VanishedError, failing
 from georeg_lab.registry.importer_images import ImageImport, ManifestSkipError
@@ -128,6 +129,7 @@ class Importer:
         cutoff = _now() - timedelta(seconds=self.options.skip_recent)
         tagged: set[tuple[str, str]] = set()
         for number, path in enumerate(self.files.repositories(), start=1):
+            hold("one", number - 1)
             started = time.monotonic()
             with failing("parsing repository name", ValueError):
                 parse_name(path)
@@ -267,6 +269,7 @@ class Importer:
             raise ImportFailedError(TAGS_PRESENT)
         tagged: set[tuple[str, str]] = set()
         for number, path in enumerate(self.files.repositories(), start=1):
+            hold("two", number - 1)
             started = time.monotonic()
             log = self.log.bind(repository=path, count=number)
             log.info("importing repository")
@@ -355,6 +358,7 @@ class Importer:
     # --- step three
 
     def _step_three(self) -> None:
+        hold("three", 0)
         started = time.monotonic()
         self.log.info("importing all blobs")
         counter = self.progress.counter("importing blobs", "blobs")

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import psycopg
-from observe import tags_in_database, tags_on_disk
+from observe import tags_in_database
 from standing import importers
 from workplace import Workplace, end
+
+from georeg_lab.registry.held import HELD, HOLD
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
@@ -77,7 +78,7 @@ def stopped_at(workplace: Workplace, how: str | int, reached: Callable[[], bool]
 
 
 def kill_the_import(workplace: Workplace, site: str) -> int:
-    """Freeze the import where it is, see how far it is, and kill its job whole. Returns the number of tags it left."""
+    """Stop the import where it is, see how far it is, and kill its job whole. Returns the number of tags it left."""
     (registry,) = importers(workplace, site)
     os.kill(registry.pid, signal.SIGSTOP)
     session = os.getsid(registry.pid)
@@ -86,41 +87,20 @@ def kill_the_import(workplace: Workplace, site: str) -> int:
             if os.getsid(process.pid) == session:
                 process.kill()
     psutil.wait_procs([registry], timeout=30)
+    thaw(workplace, site)
     return len(tags_in_database(workplace.lab, site))
 
 
 def freezing(workplace: Workplace, site: str, step: str = "") -> Callable[[], bool]:
-    """Whether a site's import (of this step) is at work; it is frozen where it is, so that it does not end meanwhile.
-
-    An import that reads tags, in one step or as step two, is frozen where it has some of them, and far from all.
+    """Whether a site's import (of this step) is at work. It is held there until `thaw`, in the middle of the step; an
+    import in one step where it has some of the tags.
     """
-    everything = len(tags_on_disk(workplace.lab, site))
-
-    def reached() -> bool:
-        for process in importers(workplace, site):
-            steps = "".join(a.removeprefix("--step-") for a in process.cmdline() if a.startswith("--step-"))
-            if steps != step:
-                continue
-            process.suspend()
-            if step in ("one", "three") or 0 < tags_so_far(workplace, site) < everything * 0.9:
-                return True
-            process.resume()
-        return False
-
-    def quietly() -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
-            return reached()
-        return False
-
-    return quietly
-
-
-def tags_so_far(workplace: Workplace, site: str) -> int:
-    with psycopg.connect(workplace.lab.metadata_dsn(site)) as connection:
-        return connection.execute("SELECT count(*) FROM tags").fetchone()[0]  # type: ignore[index]
+    root = workplace.lab.lab.node_root(site)
+    (root / HELD).unlink(missing_ok=True)
+    (root / HOLD).write_text(step or "two")
+    return (root / HELD).exists
 
 
 def thaw(workplace: Workplace, site: str) -> None:
-    """Let a frozen import go on by itself."""
-    for process in importers(workplace, site):
-        process.resume()
+    """Let an import that is held go on by itself; later ones are not held."""
+    (workplace.lab.lab.node_root(site) / HOLD).unlink(missing_ok=True)
