@@ -78,7 +78,8 @@ class Channel:
                 streams.register(stream, selectors.EVENT_READ)
             listening = len(heard)
             while listening:
-                ready = streams.select(max(0, deadline - time.monotonic()))
+                left = deadline - time.monotonic()
+                ready = streams.select(left) if left > 0 else []
                 if not ready:
                     raise subprocess.TimeoutExpired(words, timeout)
                 for key, _ in ready:

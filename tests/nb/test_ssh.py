@@ -221,8 +221,16 @@ def test_one_channel_answers_request_after_request(shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_a_command_that_never_stops_talking_has_its_time_too(shell: str) -> None:
+    channel = Channel([shell, "-c", COMMAND, "georeg-commands"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        channel.ask("/ -- sh -c 'while :; do echo; done'", b"", 0.5)
+    channel.close()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_channel_that_closes_says_so(shell: str) -> None:
-    channel = Channel([shell, "-c", f"{COMMAND}", "georeg-commands"])
+    channel = Channel([shell, "-c", COMMAND, "georeg-commands"])
     with pytest.raises(ChannelClosed) as caught:
         channel.ask("/ -- sh -c 'echo words >&2; kill -9 $PPID'", b"", 20)
     assert caught.value.said.endswith("words")
