@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,14 @@ def belongs(process: psutil.Process, folder: str) -> bool:
     return any(f"{folder}/" in f"{word}/" for word in words)
 
 
+def at_work(process: psutil.Process) -> bool:
+    """What is dead and waits for its parent to notice does nothing any more."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def sweep(folder: Path) -> None:
     """End the folder's processes, and remove it."""
     ours = {parent.pid for parent in psutil.Process().parents()} | {psutil.Process().pid}
@@ -36,7 +45,9 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(psutil.Error):
             print(f"left behind, ended: {' '.join(process.cmdline())[:120]}", file=sys.stderr)
             process.kill()
-    psutil.wait_procs(left, timeout=10)
+    end = time.monotonic() + 10
+    while any(at_work(process) for process in left) and time.monotonic() < end:
+        time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
 
 
