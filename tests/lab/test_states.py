@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import free_base_port
 
 from georeg_lab import images, states
 from georeg_lab.cli import lab as lab_commands
@@ -43,11 +42,10 @@ def test_gitlab_rb_says_what_the_state_says(name: str, tmp_path: Path) -> None:
     assert bool(seeding.seeds(lab)) is (state.primary not in ("none", "empty"))
 
 
-@pytest.fixture(scope="module")
-def no_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSites]:
+@pytest.fixture
+def no_registry(tmp_path: Path, lab_base_port: int) -> Iterator[LabSites]:
     """Geo, and no registry on any site."""
-    directory = tmp_path_factory.mktemp("states") / "lab"
-    sites = LabSites.up(directory, free_base_port(), tags=50, state="geo-no-registry", progress=print)
+    sites = LabSites.up(tmp_path / "lab", lab_base_port, tags=50, state="geo-no-registry", progress=print)
     try:
         yield sites
     finally:
