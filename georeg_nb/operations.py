@@ -112,14 +112,15 @@ def _from_root(path: str) -> str:
 
 
 def _scenario_of(scenario: str | None, file: str) -> str:
-    """The scenario that was named, or whose name the file has, or the only one."""
+    """The scenario that was named, or whose name the file has, or the only one that changes anything."""
     if scenario:
         return scenario
     stem = Path(file).stem
     if stem in parameters.SCENARIOS:
         return stem
-    if len(parameters.SCENARIOS) == 1:
-        return next(iter(parameters.SCENARIOS))
+    changing = [name for name in parameters.SCENARIOS if any(section.procedure.steps for section in known.find(name))]
+    if len(changing) == 1:
+        return changing[0]
     raise click.UsageError(f"name the scenario: {', '.join(parameters.SCENARIOS)}")
 
 

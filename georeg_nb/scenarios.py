@@ -6,9 +6,10 @@ import difflib
 from typing import NamedTuple
 
 from georeg_nb.errors import ParametersError, Problem
-from georeg_nb.parameters import MigrateLegacyParameters, ScenarioParameters
+from georeg_nb.parameters import DiagnoseParameters, MigrateLegacyParameters, ScenarioParameters
 from georeg_nb.procedures import shell
 from georeg_nb.procedures.add_registry import DATABASE, ENABLE, GUARD_EMPTY, NOTIFICATIONS, REPLICATION
+from georeg_nb.procedures.diagnosis import DIAGNOSE
 from georeg_nb.procedures.guard import GUARD
 from georeg_nb.procedures.hold_sync import HOLD, RELEASE
 from georeg_nb.procedures.import_metadata import IMPORT
@@ -67,6 +68,14 @@ ADD_REGISTRY = Scenario(
 )
 
 
+DIAGNOSE_SITES = Scenario(
+    "diagnose",
+    "Find known failure symptoms",
+    StartingPoint(geo="whatever it is", primary="whatever it is", secondary="whatever it is"),
+    (Section("diagnose", DIAGNOSE, primary),),
+)
+
+
 class Entry(NamedTuple):
     """A scenario with its notebook and the model of its parameters."""
 
@@ -77,6 +86,7 @@ class Entry(NamedTuple):
 
 SCENARIOS: dict[str, Entry] = {
     MIGRATE_LEGACY.id: Entry(MIGRATE_LEGACY, "05-migrate-legacy-metadata.ipynb", MigrateLegacyParameters),
+    DIAGNOSE_SITES.id: Entry(DIAGNOSE_SITES, "08-diagnose.ipynb", DiagnoseParameters),
 }
 
 

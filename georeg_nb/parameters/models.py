@@ -239,6 +239,11 @@ class AddRegistryParameters(ComparingParameters):
     one that is in use already, where there is one."""
 
 
+class DiagnoseParameters(ScenarioParameters):
+    """Scenario diagnose: what is known to go wrong, looked for on all sites. It has no steps to approve."""
+
+
 SCENARIOS: dict[str, type[ScenarioParameters]] = {
     "migrate-legacy": MigrateLegacyParameters,
+    "diagnose": DiagnoseParameters,
 }

@@ -146,7 +146,7 @@ def test_what_the_prose_names_exists(entry: Entry) -> None:
     steps = set().union(*sections.values())
     text = "\n".join(cell.source for cell in load(entry).cells if cell.cell_type == "markdown")
     named = re.findall(r'run\.(?:undo|approve|attest)\("([^"]+)"', text)
-    assert named
+    assert named or not steps
     for name in named:
         section, _, step = name.rpartition("/")
         assert step in (sections[section] if section else steps), name
