@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 3650
@@ -85,6 +85,16 @@ def token_key_pair() -> KeyPair:
     name = _name("gitlab-issuer")
     certificate = _builder(name, name, key.public_key()).sign(key, hashes.SHA256())
     return KeyPair(_certificate_pem(certificate).decode(), _pem(key).decode())
+
+
+def host_key_pair() -> tuple[str, str]:
+    """An SSH server's ed25519 key as OpenSSH writes it: private and public text."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    form = serialization.PublicFormat.OpenSSH
+    return private.decode(), key.public_key().public_bytes(serialization.Encoding.OpenSSH, form).decode() + "\n"
 
 
 def _builder(

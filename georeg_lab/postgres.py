@@ -188,13 +188,14 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 @dataclass
 class Cluster:
-    """A PostgreSQL server with its data directory, on 127.0.0.1:`port`. `password` is the superuser's."""
+    """A PostgreSQL server with its data directory, on `address`:`port`. `password` is the superuser's."""
 
     data_dir: Path
     port: int
     password: str = field(repr=False)
     superuser: str = "postgres"
     bin_dir: Path = field(default_factory=find_bin_dir)
+    address: str = "127.0.0.1"
 
     @property
     def log_file(self) -> Path:
@@ -300,7 +301,8 @@ class Cluster:
         self, dbname: str = "postgres", user: str = "", password: str = "", **options: Any
     ) -> psycopg.Connection[Any]:
         """An autocommit connection, the superuser's unless another is named."""
-        return connect(self.port, dbname, user or self.superuser, password or self.password, **options)
+        settings = {"host": self.address, **options}
+        return connect(self.port, dbname, user or self.superuser, password or self.password, **settings)
 
     def execute(self, *statements: str, dbname: str = "postgres") -> None:
         """Run statements as the superuser, each in its own transaction."""

@@ -29,9 +29,14 @@ class State:
     geo: bool = True
 
     @property
+    def images(self) -> bool:
+        """The primary's registry holds images."""
+        return self.primary not in ("none", "empty")
+
+    @property
     def replication(self) -> bool:
         """Registry replication is set up, which takes a registry on every site."""
-        return self.geo and self.primary not in ("none", "empty") and self.secondary != "none"
+        return self.geo and self.images and self.secondary != "none"
 
     def registry(self, site: str) -> Registry:
         """What the registry of this site is."""
@@ -43,6 +48,16 @@ _ALL = (
     State(DEFAULT, "Geo with registries on legacy metadata, replicating images", "05", "legacy", "legacy"),
     State("geo-no-registry", "Geo, and no registry on any site", "02", "none", "none"),
     State("geo-empty-registry", "Geo; the primary's registry has no image, no other registry", "02", "empty", "none"),
+    State("migrated", "Geo; every registry on its own external database", "none", "external", "external"),
+    State("migrated-primary", "Geo; the primary migrated, the secondary still legacy", "05", "external", "legacy"),
+    State("migrated-secondary-new", "Geo; the primary migrated, no other registry yet", "none", "external", "none"),
+    State("new-no-geo", "two new instances; the primary's registry has no image", "01", "empty", "none", geo=False),
+    State("no-registry-no-geo", "an instance without registry, and a new one", "03", "none", "none", geo=False),
+    State(
+        "registry-no-geo", "a registry on its external database, and a new one", "04a", "external", "none", geo=False
+    ),
+    State("legacy-no-geo", "a registry on legacy metadata, and a new instance", "04a", "legacy", "none", geo=False),
+    State("bundled-no-geo", "a registry on the default database, and a new one", "04b", "bundled", "none", geo=False),
 )
 STATES = {state.name: state for state in _ALL}
 

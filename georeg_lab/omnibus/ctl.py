@@ -31,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "term": ("Service Management", "Send the services a TERM."),
     "usr1": ("Service Management", "Send the services a USR1."),
     "usr2": ("Service Management", "Send the services a USR2."),
+    "pg-password-md5": ("Database", "Generate MD5 Hash of user password in PostgreSQL format"),
+    "replicate-geo-database": ("Gitlab Geo", "Replicate Geo database"),
+    "set-geo-primary-node": ("Gitlab Geo", "Make this node the Geo primary"),
     "registry-database": ("Container Registry", "Manage Container Registry database."),
     "registry-garbage-collect": ("Container Registry", "Run Container Registry garbage collection."),
 }
@@ -38,8 +41,8 @@ WITHOUT_ARGUMENTS = ("show-config", "help", "service-list")
 # real commands that the lab does not do: told apart from commands that do not exist
 _NOT_HERE = """
 cleanse uninstall upgrade upgrade-check diff-config generate-secrets deploy-page geo geo-replication-pause
-geo-replication-resume get-postgresql-primary promotion-preflight-checks replicate-geo-database set-geo-primary-node
-set-replication-password write-pgpass pg-upgrade revert-pg-upgrade pg-password-md5 pg-decomposition-migration patroni
+geo-replication-resume get-postgresql-primary promotion-preflight-checks
+set-replication-password write-pgpass pg-upgrade revert-pg-upgrade pg-decomposition-migration patroni
 praefect consul backup-etc get-redis-master renew-le-certs graceful-kill restart-except remove-accounts
 """
 NOT_HERE = frozenset(_NOT_HERE.split())
@@ -192,6 +195,24 @@ def _check_config(root: Path, words: list[str]) -> int:
     return 0
 
 
+def _set_geo_primary_node(root: Path, words: list[str]) -> int:
+    from georeg_lab.omnibus.geo_commands import set_geo_primary_node
+
+    return set_geo_primary_node(root)
+
+
+def _replicate(root: Path, words: list[str]) -> int:
+    from georeg_lab.omnibus.geo_commands import replicate
+
+    return replicate(root, words)
+
+
+def _password_md5(root: Path, words: list[str]) -> int:
+    from georeg_lab.omnibus.geo_commands import pg_password_md5
+
+    return pg_password_md5(words)
+
+
 def _registry_database(root: Path, words: list[str]) -> int:
     from georeg_lab.omnibus.migrate import LabNode
     from georeg_lab.omnibus.node_state import package_profile
@@ -256,6 +277,9 @@ HANDLERS: dict[str, Callable[[Path, list[str]], int]] = {
     "reconfigure": _reconfigure,
     "show-config": _show_config,
     "check-config": _check_config,
+    "pg-password-md5": _password_md5,
+    "replicate-geo-database": _replicate,
+    "set-geo-primary-node": _set_geo_primary_node,
     "registry-database": _registry_database,
     "registry-garbage-collect": _garbage_collect,
     **{name: _signal(number) for name, number in SIGNALS.items()},

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from georeg_lab.layout import inside
-from georeg_lab.omnibus import bundled, files, secrets_file, services, templates
+from georeg_lab.omnibus import bundled, files, geo_databases, secrets_file, services, templates
 from georeg_lab.omnibus.definitions import RAILS_DEPENDANTS, definitions
 from georeg_lab.omnibus.migrate import MigrationsFailed
 from georeg_lab.omnibus.node_state import (
@@ -198,6 +198,8 @@ class Run:
     # -- services ----------------------------------------------------------------------------------------------------
 
     def _services(self, rendered: Rendered) -> None:
+        if geo_databases.prepare(self.root, rendered):
+            self.out("  * template[/var/opt/gitlab/postgresql/data/postgresql.conf] action create\n")
         wanted = definitions(self.root, rendered)
         starting = []
         for name, definition in wanted.items():
@@ -218,6 +220,7 @@ class Run:
         if starting:
             self.out(f"  * runit_service[{', '.join(starting)}] action enable\n")
             services.start(self.root, [name for name in starting if name in services.DATABASES])
+        geo_databases.provision(self.root, rendered)
         if bundled.provision(self.root, rendered):
             self.out("  * registry_database_objects[registry] action create\n")
         services.start(self.root, [name for name in starting if name not in services.DATABASES])

@@ -10,6 +10,7 @@ from georeg_lab.rails import repositories, status, tokens
 from georeg_lab.rails.access import ApiError
 from georeg_lab.rails.config import REVISION, Databases, Row, current_site
 from georeg_lab.rails.registry_client import own_client
+from georeg_lab.rails.schema import add_site
 
 SITE_FIELDS = (
     "id", "name", "url", "internal_url", "primary", "enabled", "files_max_capacity", "repos_max_capacity",
@@ -58,6 +59,32 @@ def sites(databases: Databases) -> list[Row]:
 def site(databases: Databases, number: int) -> Row:
     """`GET /geo_sites/:id`."""
     return _site(databases, find_site(databases, number))
+
+
+def create_site(databases: Databases, body: bytes) -> Row:
+    """`POST /geo_sites`. Raises ApiError 400, 403; texts beside the status are unconfirmed (procedures 5.2)."""
+    asked = json.loads(body or b"{}")
+    missing = [name for name in ("name", "url") if not asked.get(name)]
+    if missing:
+        raise ApiError(400, {"error": ", ".join(f"{name} is missing" for name in missing)})
+    unknown = set(asked) - {"name", "url", "internal_url", "primary", "enabled"}
+    if unknown:
+        raise ApiError(400, {"error": f"the lab does not take {', '.join(sorted(unknown))}"})
+    here = current_site(databases)
+    if here is None or not here["primary"]:
+        raise ApiError(403, {"message": "403 Forbidden"})
+    if databases.value("SELECT 1 FROM geo_nodes WHERE name = %s", [asked["name"]]):
+        raise ApiError(400, {"message": {"name": ["has already been taken"]}})
+    number = add_site(databases.main, asked["name"], f"{str(asked['url']).rstrip('/')}/", bool(asked.get("primary")))
+    if asked.get("internal_url"):
+        databases.run("UPDATE geo_nodes SET internal_url = %s WHERE id = %s", [asked["internal_url"], number])
+    return site(databases, number)
+
+
+def delete_site(databases: Databases, number: int) -> None:
+    """`DELETE /geo_sites/:id`. Raises ApiError 404."""
+    find_site(databases, number)
+    databases.run("DELETE FROM geo_nodes WHERE id = %s", [number])
 
 
 def find_site(databases: Databases, number: int) -> Row:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from georeg_lab.layout import inside
+from georeg_lab.omnibus.peer import in_place_of_socket
 from georeg_lab.releases import Release, installed, of_node
 
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ class Config:
         """The primary's registry, from the secondary's gitlab.yml."""
         return str(self._section("geo", "registry_replication").get("primary_api_url") or "").rstrip("/")
 
+    @cached_property
+    def db_key_base(self) -> str:
+        """The secret that values in the database are encrypted with; "" where secrets.yml does not hold it."""
+        path = inside(self.root, f"{ETC}/secrets.yml")
+        return str(_production(path).get("db_key_base") or "") if path.exists() else ""
+
     @property
     def storages(self) -> list[str]:
         """Names of the repository storages."""
@@ -121,15 +128,19 @@ class Config:
         return "geo" in self.database_yml
 
     def connection_settings(self, name: str) -> dict[str, Any]:
-        """libpq settings of `main` or `geo`. A socket folder that has no socket here means 127.0.0.1."""
+        """libpq settings of `main` or `geo`. A socket folder that has no socket here means what the lab has for it."""
         entry = self.database_yml.get(name) or (self.database_yml if name == "main" else {})
         host, port = str(entry.get("host") or "127.0.0.1"), int(entry.get("port") or 5432)
+        kept: Path | None = None
         if host.startswith("/"):
-            socket = inside(self.root, host) / f".s.PGSQL.{port}"
-            host = str(socket.parent) if socket.exists() else "127.0.0.1"
+            folder = inside(self.root, host)
+            socket, kept = folder / f".s.PGSQL.{port}", folder / ".pgpass"
+            host = str(folder) if socket.exists() else in_place_of_socket(kept)
         settings: dict[str, Any] = {"host": host, "port": port, "dbname": entry["database"], "user": entry["username"]}
         if entry.get("password"):
             settings["password"] = str(entry["password"])
+        elif kept is not None:
+            settings["passfile"] = str(kept)
         return settings
 
     @cached_property

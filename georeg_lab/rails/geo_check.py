@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import requests
 
+from georeg_lab.layout import inside
 from georeg_lab.rails import api
 from georeg_lab.rails.config import Databases, Row, current_site
 from georeg_lab.rails.jobs import REPLICABLE
@@ -73,7 +74,11 @@ def _all_sites(databases: Databases, site: Row | None) -> list[str]:
         *_yes("HTTP/HTTPS repository cloning is enabled", http, "Enable HTTP(S) for Git"),
         "Machine clock is synchronized ... yes",
         "Git user has default SSH configuration? ... yes",
-        "OpenSSH configured to use AuthorizedKeysCommand ... yes",
+        *_yes(
+            "OpenSSH configured to use AuthorizedKeysCommand",
+            _looks_keys_up(databases),
+            "Change your OpenSSH configuration file to point to the AuthorizedKeysCommand of gitlab-shell",
+        ),
         *_yes(
             "GitLab configured to disable writing to authorized_keys file",
             not settings.get("authorized_keys_enabled"),
@@ -82,6 +87,15 @@ def _all_sites(databases: Databases, site: Row | None) -> list[str]:
         *(f"{check} ... yes" for check in HASHED),
         *container_registry(databases),
     ]
+
+
+def _looks_keys_up(databases: Databases) -> bool:
+    """By the node's sshd_config; a node without one is not asked."""
+    path = inside(databases.config.root, "/etc/ssh/sshd_config")
+    words = (
+        [line.split()[:1] for line in path.read_text().splitlines()] if path.exists() else [["AuthorizedKeysCommand"]]
+    )
+    return ["AuthorizedKeysCommand"] in words
 
 
 def container_registry(databases: Databases) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from georeg_lab.layout import Lab, inside, log_command, root_from_environment
+from georeg_lab.omnibus.peer import in_place_of_socket
 
 SUPERUSER = "gitlab-psql"
 MAIN = ("/var/opt/gitlab/postgresql", "gitlabhq_production")
@@ -30,7 +31,8 @@ def command(root: Path, arguments: Sequence[str], *, geo: bool = False) -> tuple
     folder, database = TRACKING if geo else MAIN
     port = lab.ports.geo_postgresql(root.name) if geo else lab.ports.postgresql(root.name)
     named = any(word.startswith(OWN_DATABASE) for word in arguments)
-    argv = [str(find_bin_dir(str(configured) if configured else None) / "psql"), "-X", "-h", "127.0.0.1"]
+    host = in_place_of_socket(inside(root, folder) / ".pgpass")
+    argv = [str(find_bin_dir(str(configured) if configured else None) / "psql"), "-X", "-h", host]
     argv += ["-p", str(port), "-U", SUPERUSER, "-w", *([] if named else ["-d", database]), *arguments]
     return argv, {"PGPASSFILE": str(inside(root, folder) / ".pgpass")}
 

@@ -50,6 +50,9 @@ class Handler(RequestHandler):
         except requests.RequestException as problem:
             status, body = 502, {"message": f"502 Bad Gateway ({type(problem).__name__})"}
         self.set_status(status)
+        if status == 204:
+            self.finish()
+            return
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(body, default=str))
 
@@ -107,6 +110,37 @@ class ForAdministrators(Handler):
 def _for_administrators(work: Callable[..., Any], *scopes: str) -> type[ForAdministrators]:
     attributes = {"work": staticmethod(work), "scopes": scopes or READ, "__doc__": work.__doc__}
     return type(f"Administrators_{work.__name__}", (ForAdministrators,), attributes)
+
+
+class GeoSites(ForAdministrators):
+    """`/geo_sites`: the list, and a new site."""
+
+    work = staticmethod(api.sites)
+
+    async def post(self) -> None:
+        """Register a site."""
+        body = self.request.body
+
+        def work() -> Any:
+            access.administrator(self.databases, self.token, "api")
+            return api.create_site(self.databases, body)
+
+        await self.reply(work, 201)
+
+
+class GeoSite(ForAdministrators):
+    """`/geo_sites/:id`."""
+
+    work = staticmethod(lambda databases, number: api.site(databases, int(number)))
+
+    async def delete(self, number: str) -> None:
+        """Remove the site's record."""
+
+        def work() -> Any:
+            access.administrator(self.databases, self.token, "api")
+            api.delete_site(self.databases, int(number))
+
+        await self.reply(work, 204)
 
 
 class Repositories(Handler):
@@ -196,7 +230,7 @@ class NodeProxy(Handler):
                 return graphql.answer(self.databases, body)
             if own is None:
                 raise ApiError(403, {"message": "403 Forbidden"})
-            headers = {"Authorization": tokens.geo_authorization(own, GRAPHQL_SCOPE)}
+            headers = {"Authorization": tokens.geo_authorization(self.databases.config, own, GRAPHQL_SCOPE)}
             return _forward(self.databases, "/api/v4/geo/graphql", body, headers, site["internal_url"] or site["url"])
 
         await self.reply(work)
@@ -236,9 +270,9 @@ def application(databases: Databases, pool: ThreadPoolExecutor) -> Application:
         (r"/api/v4/(metadata|version)", Metadata),
         (r"/api/v4/license", _for_administrators(api.current_license, "api")),
         (r"/api/v4/application/settings", _for_administrators(api.application_settings, "api")),
-        (r"/api/v4/geo_sites", _for_administrators(api.sites)),
+        (r"/api/v4/geo_sites", GeoSites),
         (r"/api/v4/geo_sites/status", _for_administrators(api.statuses)),
-        (r"/api/v4/geo_sites/(\d+)", _for_administrators(_number(api.site))),
+        (r"/api/v4/geo_sites/(\d+)", GeoSite),
         (r"/api/v4/geo_sites/(\d+)/status", _for_administrators(_number(api.site_status))),
         (r"/api/v4/container_registry_event/events", RegistryEvents),
         (r"/api/v4/projects/([^/]+)/registry/repositories", Repositories),

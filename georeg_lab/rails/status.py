@@ -161,7 +161,10 @@ def _post(databases: Databases, site: Row, facts: Row) -> None:
     primary = databases.one('SELECT * FROM geo_nodes WHERE "primary"') or {}
     url = str(primary.get("internal_url") or primary.get("url") or "").rstrip("/") + REPORT_PATH
     body = json.dumps(facts, default=str)
-    headers = {"Authorization": tokens.geo_authorization(site, REPORT_SCOPE), "Content-Type": "application/json"}
+    headers = {
+        "Authorization": tokens.geo_authorization(databases.config, site, REPORT_SCOPE),
+        "Content-Type": "application/json",
+    }
     try:
         with requests.Session() as session:
             session.trust_env = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import time
 import uuid
 from collections.abc import Sequence
@@ -77,13 +78,19 @@ def _signed(config: Config, claims: dict[str, Any], life: int) -> str:
     return jwt.encode({**claims, **standard}, key, algorithm="RS256", headers={"kid": kid})
 
 
-def geo_authorization(site: Row, scope: str) -> str:
+def site_secret(config: Config, site: Row) -> str:
+    """A site's secret as this node reads it: it lies encrypted with `db_key_base` in the replicated database, so that a
+    node with other secrets cannot make use of it (procedures 2.1, step 15)."""
+    return hmac.new(config.db_key_base.encode(), str(site["secret_access_key"]).encode(), "sha256").hexdigest()
+
+
+def geo_authorization(config: Config, site: Row, scope: str) -> str:
     """The Authorization header that a site shows another: its access key and a short token signed with its secret."""
     import jwt
 
     now = int(time.time())
     claims = {"scope": scope, "iat": now, "exp": now + 60}
-    return f"{GEO_SCHEME} {site['access_key']}:{jwt.encode(claims, site['secret_access_key'], algorithm='HS256')}"
+    return f"{GEO_SCHEME} {site['access_key']}:{jwt.encode(claims, site_secret(config, site), algorithm='HS256')}"
 
 
 def geo_site(databases: Databases, header: str, scope: str) -> Row | None:
@@ -98,7 +105,7 @@ def geo_site(databases: Databases, header: str, scope: str) -> Row | None:
     if site is None:
         return None
     try:
-        claims = jwt.decode(token, site["secret_access_key"], algorithms=["HS256"], leeway=60)
+        claims = jwt.decode(token, site_secret(databases.config, site), algorithms=["HS256"], leeway=60)
     except jwt.InvalidTokenError:
         return None
     return site if claims.get("scope") == scope else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+from georeg_lab import states
 from georeg_lab.layout import Lab, inside
+from georeg_lab.omnibus import peer, postgresql_conf
 from georeg_lab.pki import Authority
-from georeg_lab.postgres import Cluster, find_bin_dir
+from georeg_lab.postgres import Cluster, find_bin_dir, hand_over
 from georeg_lab.sites.node_files import Secrets
 
 MAIN = "gitlabhq_production"
@@ -25,7 +28,8 @@ def _cluster(lab: Lab, folder: Path, port: int, password: str, superuser: str) -
 def main_cluster(lab: Lab, site: str) -> Cluster:
     """The site's own PostgreSQL: GitLab's main database, on the secondary a streaming replica."""
     folder = inside(lab.node_root(site), POSTGRESQL) / "data"
-    return _cluster(lab, folder, lab.ports.postgresql(site), "main-superuser", "gitlab-psql")
+    cluster = _cluster(lab, folder, lab.ports.postgresql(site), "main-superuser", "gitlab-psql")
+    return cluster if states.of(lab).geo else replace(cluster, address=peer.ADDRESS)
 
 
 def tracking_cluster(lab: Lab, site: str = "secondary") -> Cluster:
@@ -57,19 +61,27 @@ def external_clusters(lab: Lab) -> list[Cluster]:
 
 
 def create(lab: Lab) -> None:
-    """Make and start all clusters but the replicas, with roles and empty databases."""
-    primary, tracking = main_cluster(lab, "primary"), [tracking_cluster(lab, site) for site in lab.secondaries]
-    kept = Secrets(lab.secrets)
+    """Make and start all clusters but the replicas, with roles and empty databases. Without Geo there are none:
+    each site has a main database of its own, as the package sets it up (procedures 2.1, steps 3 to 6 change that)."""
+    kept, geo = Secrets(lab.secrets), states.of(lab).geo
+    main = [main_cluster(lab, site) for site in (["primary"] if geo else lab.sites)]
+    tracking = [tracking_cluster(lab, site) for site in lab.secondaries] if geo else []
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(cluster.init) for cluster in (primary, *tracking)]
+        made = [pool.submit(cluster.init) for cluster in (*main, *tracking)]
         made += [pool.submit(_create_external, lab, site) for site in lab.sites]
         for future in made:
             future.result()
-    primary.configure({"max_replication_slots": str(max(2, len(lab.secondaries)))})
-    primary.start()
-    primary.create_role("gitlab", kept.value("main-database"))
-    primary.create_role("gitlab_replicator", kept.value("replication"), "LOGIN REPLICATION")
-    primary.create_database(MAIN, "gitlab")
+    if geo:
+        main[0].configure({"max_replication_slots": str(max(2, len(lab.secondaries)))})
+    for cluster in main:
+        if not geo:
+            postgresql_conf.manage(cluster.data_dir)
+            hand_over(cluster.data_dir)
+        cluster.start()
+        cluster.create_role("gitlab", kept.value("main-database"))
+        cluster.create_database(MAIN, "gitlab")
+    if geo:
+        main[0].create_role("gitlab_replicator", kept.value("replication"), "LOGIN REPLICATION")
     for cluster in tracking:
         cluster.start()
         cluster.create_role("gitlab_geo", kept.value("tracking-database"))
@@ -88,19 +100,22 @@ def _create_external(lab: Lab, site: str) -> None:
 
 
 def replicate(lab: Lab) -> None:
-    """Make and start each secondary's replica of the running main database, on a slot of its own. Source: procedures
-    2.1, step 13."""
+    """Make and start, where there is Geo, each secondary's replica of the running main database, on a slot of its own.
+    Source: procedures 2.1, step 13."""
     password = Secrets(lab.secrets).value("replication")
-    for site in lab.secondaries:
+    for site in lab.secondaries if states.of(lab).geo else ():
         replica = main_cluster(lab, site)
         main_cluster(lab, "primary").base_backup(replica, site.replace("-", "_"), "gitlab_replicator", password)
         replica.start()
 
 
 def _write_pgpass(lab: Lab) -> None:
-    """The password that `gitlab-psql` uses, where a real node has peer authentication over the socket."""
-    for cluster in supervised_clusters(lab):
-        cluster.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        path = cluster.data_dir.parent / ".pgpass"
-        path.touch(mode=0o600)
-        path.write_text(f"127.0.0.1:{cluster.port}:*:{cluster.superuser}:{cluster.password}\n")
+    """The passwords of those who have peer authentication over the socket on a real node."""
+    kept, geo = Secrets(lab.secrets), states.of(lab).geo
+    for site in lab.sites:
+        cluster = main_cluster(lab, site)
+        users = {cluster.superuser: cluster.password, **({} if geo else {"gitlab": kept.value("main-database")})}
+        peer.write(cluster.data_dir.parent, cluster.address, cluster.port, users)
+    for site in lab.secondaries if geo else ():
+        cluster = tracking_cluster(lab, site)
+        peer.write(cluster.data_dir.parent, cluster.address, cluster.port, {cluster.superuser: cluster.password})

@@ -21,7 +21,7 @@ from georeg_lab.omnibus import services
 from georeg_lab.pki import Authority
 from georeg_lab.postgres import EPHEMERAL_START, find_bin_dir, port_is_free
 from georeg_lab.registry_client import RegistryClient, RegistryError
-from georeg_lab.sites import databases, node_files, parameters, pristine, processes, seeding
+from georeg_lab.sites import databases, migrating, node_files, parameters, pristine, processes, seeding
 from georeg_lab.sites.node_files import Secrets
 from georeg_lab.sites.settings import LabError, refuse_another, settings_of
 
@@ -125,14 +125,14 @@ class LabSites:
             raise
 
     def _build(self) -> None:
-        lab = self.lab
+        lab, state = self.lab, states.of(self.lab)
         lab.save()
         if lab.ssh:
             self.ssh_servers.create()
         Authority(lab.pki)
-        shared = node_files.gitlab_secrets()
+        shared = node_files.Shared()
         for site in lab.sites:
-            node_files.write_site(lab, site, shared)
+            node_files.write_site(lab, site, shared if state.geo else node_files.Shared(fast_lookup=False))
         (lab.dir / "sites.yml").write_text(parameters.sites_file(lab))
         self.progress(f"PostgreSQL from {find_bin_dir(_text(lab.settings.get('pg_bin')))}: creating clusters")
         with ThreadPoolExecutor() as pool:
@@ -141,7 +141,8 @@ class LabSites:
             self.progress("main and tracking database: tables and records")
             repositories = seeding.seed_main(lab)
             seeding.seed_tracking(lab, repositories)
-            self.progress(f"main database of {' and '.join(lab.secondaries)}: streaming replica")
+            if state.geo:
+                self.progress(f"main database of {' and '.join(lab.secondaries)}: streaming replica")
             databases.replicate(lab)
             storage.result()
         for cluster in databases.supervised_clusters(lab):
@@ -152,10 +153,13 @@ class LabSites:
         self.ssh_servers.start()
         self._require_running()
         try:
-            if states.of(lab).replication:
+            if state.images:
                 self.progress("replication: pushing images to the primary")
-                secondaries = {site: self.registry_client(site) for site in lab.secondaries}
+                replicas = lab.secondaries if state.replication else []
+                secondaries = {site: self.registry_client(site) for site in replicas}
                 seeding.prove_replication(self.registry_client("primary"), secondaries, self.progress)
+            seeding.wait_until_verified(lab)
+            migrating.use_databases(lab, self.run, self.progress)
             seeding.wait_until_verified(lab)
         except (RegistryError, OSError, TimeoutError) as problem:
             raise LabError(f"What the primary holds does not reach every secondary: {problem}") from problem

@@ -6,13 +6,13 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from georeg_lab import states
 from georeg_lab.layout import Lab, inside
 from georeg_lab.omnibus.profiles import profile
-from georeg_lab.pki import Authority, token_key_pair
+from georeg_lab.pki import Authority, host_key_pair, token_key_pair
 
 STORAGE = "/var/opt/gitlab/gitlab-rails/shared/registry"
 DATABASE_CA = "/etc/gitlab/ssl/registry-database-ca.crt"
@@ -68,6 +68,10 @@ geo_secondary['db_host'] = '127.0.0.1'
 geo_secondary['db_port'] = {geo_postgresql}
 geo_secondary['db_password'] = '{tracking_password}'
 """
+GEO_PORTS = """\
+geo_postgresql['port'] = {geo_postgresql}
+geo_secondary['db_port'] = {geo_postgresql}
+"""
 REPLICATION = """
 gitlab_rails['geo_registry_replication_enabled'] = true
 gitlab_rails['geo_registry_replication_primary_api_url'] = 'https://127.0.0.1:{primary_registry}/'
@@ -78,6 +82,28 @@ gitlab_rails['registry_notification_secret'] = '{notification_token}'
 # From 19.0 on an unset registry database is "prefer". A secondary cannot leave it so: its default database is the
 # primary's read-only copy, and reconfigure would fail in migrating it (procedures 1.4, 4.4).
 NOT_PREFERRED = "\nregistry['database']['enabled'] = false\n"
+
+EXTERNAL = """
+registry['database'] = {{
+  'enabled' => {enabled},
+  'host' => '127.0.0.1',
+  'port' => {registry_database},
+  'user' => 'registry',
+  'password' => '{registry_password}',
+  'dbname' => 'registry',
+  'sslmode' => 'verify-full',
+  'sslrootcert' => '{ca}'
+}}
+"""
+BUNDLED = "\nregistry['database']['enabled'] = {enabled}\n"
+
+FAST_LOOKUP = """\
+UsePAM yes
+Match User git
+  AuthorizedKeysCommand /opt/gitlab/embedded/service/gitlab-shell/bin/gitlab-shell-authorized-keys-check git %u %k
+  AuthorizedKeysCommandUser git
+Match all
+"""
 
 REGISTRY_ONLY = """
 # a host with a registry alone, behind the load balancer of its site
@@ -115,21 +141,23 @@ class Secrets:
         return self.value(f"{site}-registry-database")
 
 
-def gitlab_rb(lab: Lab, site: str, node: str) -> str:
-    """The node's gitlab.rb in the lab's state: metadata legacy, and without Geo no setting that Geo needs. Source:
-    procedures 2.1, 2.4."""
+def gitlab_rb(lab: Lab, site: str, node: str, *, database: bool = False) -> str:
+    """The node's gitlab.rb in the lab's state; without Geo no setting that Geo needs. `database`: a metadata database
+    is in use; before its import it is only named. Source: procedures 2.1, 2.3, 2.4."""
     ports, kept, state = lab.ports, Secrets(lab.secrets), states.of(lab)
     primary = site == "primary"
     text = ADDRESS + (REGISTRY if state.registry(site) != "none" else "")
     if node == site:
-        text += (GEO if state.geo else "") + PORTS + DATABASE
+        text += (GEO if state.geo else "") + PORTS + (DATABASE if state.geo else "")
+        text += GEO_PORTS if not state.geo and not primary else ""
         text += TRACKING if state.geo and not primary else ""
         text += REPLICATION if state.replication and not primary else ""
     else:
         text += REGISTRY_ONLY
     text += NOTIFICATIONS if state.replication and primary else ""
-    secondary = state.geo and state.secondary != "none" and not primary
-    if node == site and secondary and profile(lab.gitlab_version).database_default == "prefer":
+    text += {"external": EXTERNAL, "bundled": BUNDLED}.get(state.registry(site), "")
+    legacy = state.geo and state.secondary == "legacy" and not primary
+    if node == site and legacy and profile(lab.gitlab_version).database_default == "prefer":
         text += NOT_PREFERRED
     return text.format(
         site=site,
@@ -144,6 +172,10 @@ def gitlab_rb(lab: Lab, site: str, node: str) -> str:
         main_password=kept.value("main-database"),
         tracking_password=kept.value("tracking-database"),
         notification_token=kept.value("notification-token"),
+        enabled=str(database).lower(),
+        registry_database=ports.registry_database(site),
+        registry_password=kept.registry_database(site),
+        ca=DATABASE_CA,
     )
 
 
@@ -162,17 +194,38 @@ def gitlab_secrets() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def write_site(lab: Lab, site: str, shared_secrets: str) -> None:
-    """Fill the root folders of the site's nodes. `shared_secrets` is the text of gitlab-secrets.json."""
+def write_gitlab_rb(lab: Lab, site: str, *, database: bool = False) -> None:
+    """Write gitlab.rb of each of the site's nodes."""
     for node in lab.registry_nodes(site):
-        _write_node(lab, site, node, shared_secrets)
+        text = gitlab_rb(lab, site, node, database=database)
+        _write(lab.node_root(node), "/etc/gitlab/gitlab.rb", text, 0o600)
 
 
-def _write_node(lab: Lab, site: str, node: str, shared_secrets: str) -> None:
+@dataclass(frozen=True)
+class Shared:
+    """What all sites of a Geo installation have in common, and an instance of its own has for itself alone (procedures
+    2.1, steps 14 to 16): the text of gitlab-secrets.json, the SSH server's keys, and how it looks keys up."""
+
+    secrets: str = field(default_factory=gitlab_secrets, repr=False)
+    host_key: tuple[str, str] = field(default_factory=host_key_pair, repr=False)
+    fast_lookup: bool = True
+
+
+def write_site(lab: Lab, site: str, shared: Shared) -> None:
+    """Fill the root folders of the site's nodes."""
+    write_gitlab_rb(lab, site)
+    for node in lab.registry_nodes(site):
+        _write_node(lab, site, node, shared)
+
+
+def _write_node(lab: Lab, site: str, node: str, shared: Shared) -> None:
     root, authority = lab.node_root(node), Authority(lab.pki)
-    _write(root, "/etc/gitlab/gitlab.rb", gitlab_rb(lab, site, node), 0o600)
-    _write(root, "/etc/gitlab/gitlab-secrets.json", shared_secrets, 0o600)
+    _write(root, "/etc/gitlab/gitlab-secrets.json", shared.secrets, 0o600)
     _write(root, "/etc/gitlab/disable-postgresql-upgrade", "")
+    private, public = shared.host_key
+    _write(root, "/etc/ssh/ssh_host_ed25519_key", private, 0o600)
+    _write(root, "/etc/ssh/ssh_host_ed25519_key.pub", public)
+    _write(root, "/etc/ssh/sshd_config", FAST_LOOKUP if shared.fast_lookup else "UsePAM yes\n", 0o600)
     certificate, key = authority.issue(site)
     _write(root, "/etc/gitlab/ssl/127.0.0.1.crt", certificate.read_text())
     _write(root, "/etc/gitlab/ssl/127.0.0.1.key", key.read_text(), 0o600)

@@ -17,7 +17,7 @@ from georeg_lab.omnibus.profiles import profile
 from georeg_lab.postgres import connect
 from georeg_lab.rails import schema
 from georeg_lab.registry_client import RegistryClient
-from georeg_lab.sites.databases import MAIN, TRACKING
+from georeg_lab.sites.databases import MAIN, TRACKING, main_cluster
 from georeg_lab.sites.node_files import STORAGE, Secrets
 
 UPLOADS = 40
@@ -33,11 +33,9 @@ def checksum(tags: dict[str, str]) -> str:
 def seeds(lab: Lab) -> list[images.Seed]:
     """The images that the primary's registry holds, except what is pushed later. Migrated ones lack the one that the
     importer cannot bring over."""
-    registry = states.of(lab).primary
-    if registry in ("none", "empty"):
-        return []
-    catalog = images.catalog(lab.tags)
-    return catalog if registry == "legacy" else [seed for seed in catalog if not seed.loss]
+    state = states.of(lab)
+    catalog = images.catalog(lab.tags) if state.images else []
+    return catalog if state.primary == "legacy" else [seed for seed in catalog if not seed.loss]
 
 
 def repository_checksums(lab: Lab) -> dict[str, str]:
@@ -49,13 +47,20 @@ def repository_checksums(lab: Lab) -> dict[str, str]:
 
 
 def seed_main(lab: Lab) -> dict[str, int]:
-    """Make tables and rows of the main database. Returns the id of each container repository of the catalog."""
-    kept, ports = Secrets(lab.secrets), lab.ports
-    with connect(ports.postgresql("primary"), MAIN, "gitlab", kept.value("main-database")) as main, main.transaction():
+    """Make tables and rows of the main database. Returns the id of each container repository of the catalog.
+
+    A new instance beside it, where there is no Geo yet, has the tables, its administrator, and nothing else."""
+    kept, ports, geo = Secrets(lab.secrets), lab.ports, states.of(lab).geo
+    password = kept.value("main-database")
+    for site in () if geo else lab.secondaries:
+        with main_cluster(lab, site).connect(MAIN, "gitlab", password) as main, main.transaction():
+            schema.create_main(main)
+            schema.add_user(main, "root", kept.gitlab_token, admin=True)
+    with main_cluster(lab, "primary").connect(MAIN, "gitlab", password) as main, main.transaction():
         schema.create_main(main)
         schema.add_license(main)
         schema.add_user(main, "root", kept.gitlab_token, admin=True)
-        for site in lab.sites:
+        for site in lab.sites if geo else ():
             schema.add_site(main, site, f"https://127.0.0.1:{ports.gitlab(site)}", primary=site == "primary")
         for path in images.projects():
             schema.add_project(main, path)
@@ -63,6 +68,8 @@ def seed_main(lab: Lab) -> dict[str, int]:
         repositories = {}
         for path, digest in repository_checksums(lab).items():
             repositories[path] = schema.add_container_repository(main, path)
+            if not geo:
+                continue
             main.execute(
                 "INSERT INTO container_repository_states (container_repository_id, verification_state, verified_at,"
                 " verification_checksum) VALUES (%s, %s, now(), decode(%s, 'hex'))",
@@ -72,10 +79,10 @@ def seed_main(lab: Lab) -> dict[str, int]:
 
 
 def seed_tracking(lab: Lab, repositories: dict[str, int]) -> None:
-    """Make the tables of each tracking database, with the catalog synced and verified."""
-    checksums = repository_checksums(lab)
-    for site in lab.secondaries:
-        _seed_tracking(lab, site, repositories, checksums)
+    """Make the tables of each tracking database, with the catalog synced and verified where images are replicated."""
+    checksums, state = repository_checksums(lab), states.of(lab)
+    for site in lab.secondaries if state.geo else ():
+        _seed_tracking(lab, site, repositories if state.replication else {}, checksums)
 
 
 def _seed_tracking(lab: Lab, site: str, repositories: dict[str, int], checksums: dict[str, str]) -> None:
@@ -98,7 +105,7 @@ def seed_storage(lab: Lab) -> None:
     targets = [inside(lab.node_root(site), STORAGE) for site in lab.secondaries if state.secondary != "none"]
     for seed in seeds(lab):
         images.write_legacy(source, seed)
-    if state.primary != "none" and profile(lab.gitlab_version).database_default == "prefer":
+    if state.images and profile(lab.gitlab_version).database_default == "prefer":
         # the registry of 18.9 wrote it at its start, before the upgrade; without it "prefer" would open a database
         lock = source / FILESYSTEM_IN_USE
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +139,8 @@ def prove_replication(
 
 
 def wait_until_verified(lab: Lab, timeout: float = 60) -> None:
-    """Wait until Geo has synced and verified everything everywhere. Raises TimeoutError naming what is not."""
+    """Wait until Geo, where there is any, has synced and verified everything everywhere. Raises TimeoutError naming
+    what is not."""
     password = Secrets(lab.secrets).value("tracking-database")
     query = (
         "SELECT container_repository_id, state, verification_state, last_sync_failure, verification_failure"
@@ -141,7 +149,7 @@ def wait_until_verified(lab: Lab, timeout: float = 60) -> None:
         f" OR (SELECT count(*) FROM file_registry) < {UPLOADS} ORDER BY id"
     )
     end = time.monotonic() + timeout
-    for site in lab.secondaries:
+    for site in lab.secondaries if states.of(lab).geo else ():
         with connect(lab.ports.geo_postgresql(site), TRACKING, "gitlab_geo", password) as tracking:
             while rows := tracking.execute(query.encode()).fetchall():
                 if time.monotonic() > end:

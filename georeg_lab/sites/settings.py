@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from georeg_lab import sshd, states
-from georeg_lab.layout import MOST_REGISTRY_NODES, MOST_SECONDARIES, Lab
+from georeg_lab.layout import GITLAB_VERSION, MOST_REGISTRY_NODES, MOST_SECONDARIES, Lab
+from georeg_lab.omnibus.profiles import profile
 from georeg_lab.releases import release
 
 SIZE = ("secondaries", "registry_nodes")
@@ -43,6 +44,9 @@ def settings_of(
         if state not in states.STATES:
             raise LabError(f"{state!r} is no state of a lab: {', '.join(states.STATES)}.")
         settings["state"] = state
+        version = gitlab_version or GITLAB_VERSION
+        if states.STATES[state].primary == "bundled" and profile(release(version).gitlab).database_default is None:
+            raise LabError(f"GitLab {version} has no default metadata database: {state} needs 18.3 or later.")
     return settings
 
 

@@ -14,7 +14,7 @@ from georeg_lab.omnibus.node_state import package_profile
 from georeg_lab.pki import Authority
 from georeg_lab.releases import RELEASES, installed, of_node, release
 from georeg_lab.sites import LabError, LabSites
-from georeg_lab.sites.node_files import gitlab_rb, gitlab_secrets, write_site
+from georeg_lab.sites.node_files import Shared, gitlab_rb, write_site
 
 
 @pytest.mark.parametrize("text", ["18.5", "18.5.5", "18.5.9-ee"])
@@ -37,7 +37,7 @@ def test_a_node_knows_its_release(line: str, tmp_path: Path) -> None:
     expected = RELEASES[line]
     lab = Lab(tmp_path, Ports(20000), {"gitlab_version": expected.gitlab})
     Authority(lab.pki)
-    write_site(lab, "primary", gitlab_secrets())
+    write_site(lab, "primary", Shared())
     root = lab.node_root("primary")
     assert installed(root) == package_profile(root).version == expected.gitlab
     assert of_node(root) is expected

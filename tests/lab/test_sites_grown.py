@@ -54,7 +54,7 @@ def test_the_inventory_names_every_node_with_its_roles(tmp_path: Path) -> None:
 
 def test_the_nodes_of_a_site_share_storage_and_secrets(tmp_path: Path) -> None:
     lab = Lab(tmp_path, Ports(20000), dict(GROWN))
-    node_files.write_site(lab, "primary", node_files.gitlab_secrets())
+    node_files.write_site(lab, "primary", node_files.Shared())
     first, second = (lab.node_root(node) for node in lab.registry_nodes("primary"))
     (first / node_files.STORAGE.lstrip("/") / "there").touch()
     assert (second / node_files.STORAGE.lstrip("/") / "there").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +43,18 @@ def test_gitlab_rb_says_what_the_state_says(name: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def no_registry(tmp_path: Path, lab_base_port: int) -> Iterator[LabSites]:
-    """Geo, and no registry on any site."""
-    sites = LabSites.up(tmp_path / "lab", lab_base_port, tags=50, state="geo-no-registry", progress=print)
+def made(tmp_path: Path, lab_base_port: int) -> Iterator[Callable[[str], LabSites]]:
+    """Makes a lab in a state, and takes it away after the test."""
+    directory = tmp_path / "lab"
+
+    def make(state: str) -> LabSites:
+        return LabSites.up(directory, lab_base_port, tags=50, state=state, progress=print)
+
     try:
-        yield sites
+        yield make
     finally:
-        sites.down(purge=True)
+        if (directory / "lab.json").exists():
+            LabSites.at(directory).down(purge=True)
 
 
 def add(sites: LabSites, site: str, text: str) -> None:
@@ -67,7 +72,10 @@ def add(sites: LabSites, site: str, text: str) -> None:
 
 
 @pytest.mark.lab
-def test_registries_that_gitlab_rb_alone_enables_replicate_and_reset_takes_them_away(no_registry: LabSites) -> None:
+def test_registries_that_gitlab_rb_alone_enables_replicate_and_reset_takes_them_away(
+    made: Callable[[str], LabSites],
+) -> None:
+    no_registry = made("geo-no-registry")
     assert {row.name for row in no_registry.status()} & {"registry"} == set()
     off = "registry['database']['enabled'] = false\n"
     add(no_registry, "primary", node_files.REGISTRY + off + node_files.NOTIFICATIONS)

@@ -239,7 +239,7 @@ def test_the_primary_count_may_be_old(pair: Pair) -> None:
 def test_a_status_report_needs_the_sites_key(pair: Pair) -> None:
     site = dict(current_site(pair.secondary) or {})
     site["secret_access_key"] = "another" * 8
-    headers = {"Authorization": geo_authorization(site, status.REPORT_SCOPE)}
+    headers = {"Authorization": geo_authorization(pair.secondary.config, site, status.REPORT_SCOPE)}
     response = requests.post(pair.urls["primary"] + status.REPORT_PATH, data="{}", headers=headers, timeout=20)
     assert response.status_code == 401
 
