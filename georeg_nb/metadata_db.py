@@ -164,13 +164,13 @@ class MetadataDB(Database):
             JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id"""
         return {(path, tag): digest for path, tag, digest in self.rows(query)}
 
-    def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
-        """(repository, tag) of tags made or moved since then. Never a ground for equality: times are local."""
+    def pushed_since(self, moment: datetime) -> dict[tuple[str, str], datetime]:
+        """(repository, tag) of tags made or moved since then, and when. No ground for equality: times are local."""
         query: LiteralString = f"""
-            SELECT r.path, t.name {_TAGS}
+            SELECT r.path, t.name, greatest(t.created_at, t.updated_at) {_TAGS}
             JOIN repositories r ON r.top_level_namespace_id = t.top_level_namespace_id AND r.id = t.repository_id
             WHERE greatest(t.created_at, t.updated_at) > %(moment)s"""
-        return {(path, tag) for path, tag in self.rows(query, {"moment": moment})}
+        return {(path, tag): at for path, tag, at in self.rows(query, {"moment": moment})}
 
     def manifests(self) -> set[tuple[str, str]]:
         """(repository, digest) of every manifest: what step two need not read any more."""

@@ -6,14 +6,21 @@ import difflib
 from typing import NamedTuple
 
 from georeg_nb.errors import ParametersError, Problem
-from georeg_nb.parameters import DiagnoseParameters, MigrateLegacyParameters, ScenarioParameters
-from georeg_nb.procedures import shell
+from georeg_nb.parameters import (
+    DiagnoseParameters,
+    MigrateLegacyParameters,
+    RevertToLegacyParameters,
+    ScenarioParameters,
+    VerifyReplicationParameters,
+)
+from georeg_nb.procedures import revert, shell
 from georeg_nb.procedures.add_registry import DATABASE, ENABLE, GUARD_EMPTY, NOTIFICATIONS, REPLICATION
 from georeg_nb.procedures.diagnosis import DIAGNOSE
-from georeg_nb.procedures.guard import GUARD
+from georeg_nb.procedures.guard import ANSWERS, GUARD
 from georeg_nb.procedures.hold_sync import HOLD, RELEASE
 from georeg_nb.procedures.import_metadata import IMPORT
-from georeg_nb.procedures.verify_replication import VERIFY, VERIFY_NEW
+from georeg_nb.procedures.import_metadata.way_back import SIGN_OFF
+from georeg_nb.procedures.verify_replication import VERIFY, VERIFY_AS_THEY_ARE, VERIFY_NEW
 from georeg_nb.runbook import Scenario, Section, StartingPoint
 from georeg_nb.site import Site, Sites
 
@@ -46,6 +53,35 @@ MIGRATE_LEGACY = Scenario(
         Section("primary.import", IMPORT, primary, after=("hold", "secondary.import")),
         Section("release", RELEASE, secondaries, after=("secondary.import", "primary.import")),
         Section("verify", VERIFY, primary, after=("release",)),
+        Section("sign-off", SIGN_OFF, everywhere, after=("verify",)),
+    ),
+    place=shell.place,
+)
+
+VERIFY_REPLICATION = Scenario(
+    "verify-replication",
+    "Verify that Geo sites hold the same images",
+    StartingPoint(geo="set up", primary="legacy or on its own database", secondary="legacy or on its own database"),
+    (
+        Section("answers", ANSWERS, everywhere),
+        Section("verify", VERIFY_AS_THEY_ARE, primary, after=("answers",)),
+    ),
+    place=shell.place,
+)
+
+REVERT_TO_LEGACY = Scenario(
+    "revert-to-legacy",
+    "Take Geo sites back to legacy registry metadata",
+    StartingPoint(
+        geo="set up", primary="moved by migrate-legacy", secondary="moved by migrate-legacy; nothing pushed since"
+    ),
+    (
+        Section("way-back", revert.WAY_BACK, everywhere),
+        Section("hold", revert.HOLD, secondaries, after=("way-back",)),
+        Section("primary.revert", revert.REVERT, primary, after=("hold",)),
+        Section("secondary.revert", revert.REVERT, secondaries, after=("hold", "primary.revert")),
+        Section("release", revert.RELEASE, secondaries, after=("primary.revert", "secondary.revert")),
+        Section("verify", VERIFY_AS_THEY_ARE, primary, after=("release",)),
     ),
     place=shell.place,
 )
@@ -87,6 +123,8 @@ class Entry(NamedTuple):
 SCENARIOS: dict[str, Entry] = {
     MIGRATE_LEGACY.id: Entry(MIGRATE_LEGACY, "05-migrate-legacy-metadata.ipynb", MigrateLegacyParameters),
     DIAGNOSE_SITES.id: Entry(DIAGNOSE_SITES, "08-diagnose.ipynb", DiagnoseParameters),
+    REVERT_TO_LEGACY.id: Entry(REVERT_TO_LEGACY, "07-revert-to-legacy.ipynb", RevertToLegacyParameters),
+    VERIFY_REPLICATION.id: Entry(VERIFY_REPLICATION, "06-verify-replication.ipynb", VerifyReplicationParameters),
 }
 
 

@@ -98,7 +98,7 @@ class Site:
         self.sites: Sites
         self.options: Any = options
         self.observer = observer
-        self.scenario = scenario
+        self.scenario = getattr(options, "facts_of", "") or scenario  # whose facts are kept on the site
         self.nodes: list[Node] = [node_of(node, observer) for node in parameters.nodes]
         self.readonly = False
         self._idle = IdleConnections()  # views share them: they only read

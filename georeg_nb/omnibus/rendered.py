@@ -110,6 +110,11 @@ class RegistryConfig:
         return [dict(item) for item in found if isinstance(item, Mapping)]
 
     @property
+    def collects_garbage(self) -> bool:
+        """Whether online garbage collection is on: it is by default, and works in database mode alone (registry 7)."""
+        return _section(self.data, "gc").get("disabled") is not True
+
+    @property
     def http_address(self) -> str:
         """Where the registry process listens on its node (plain HTTP behind nginx)."""
         return str(_section(self.data, "http").get("addr") or "127.0.0.1:5000")

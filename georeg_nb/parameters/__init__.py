@@ -21,10 +21,12 @@ from georeg_nb.parameters.models import (
     MigrateLegacyParameters,
     NodeParameters,
     RegistryParameters,
+    RevertToLegacyParameters,
     ScenarioParameters,
     SecretReference,
     SiteParameters,
     SitesFile,
+    VerifyReplicationParameters,
 )
 
 __all__ = [
@@ -36,10 +38,12 @@ __all__ = [
     "MigrateLegacyParameters",
     "NodeParameters",
     "RegistryParameters",
+    "RevertToLegacyParameters",
     "ScenarioParameters",
     "SecretReference",
     "SiteParameters",
     "SitesFile",
+    "VerifyReplicationParameters",
     "find_file",
     "load_all",
     "load_scenario",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -111,6 +111,9 @@ class RegistryParameters(_Model):
     """File with the certificate authorities to trust, on the workstation; without it, the system's."""
     via: Slug | None = None
     """Name of the site's node (connection: ssh) that the connection goes through, where only nodes reach it."""
+    hold_garbage_collection: bool = False
+    """Hold online garbage collection from before the registry goes on its database until the migration is signed off:
+    the way back stays open until the first push, and not for a day only."""
 
 
 class DatabaseParameters(_Model):
@@ -196,6 +199,8 @@ class SitesFile(_Model):
 class ScenarioParameters(_Model):
     """What every scenario takes."""
 
+    facts_of: ClassVar[str] = ""  # the scenario whose facts, kept on the sites, are this one's too
+
     sites: Name
     """The sites file, from the working directory, else from the project's root."""
     approve: list[Name] = []
@@ -243,7 +248,23 @@ class DiagnoseParameters(ScenarioParameters):
     """Scenario diagnose: what is known to go wrong, looked for on all sites. It has no steps to approve."""
 
 
+class RevertToLegacyParameters(ComparingParameters):
+    """Scenario revert-to-legacy: both sites back to the legacy metadata of before the import."""
+
+    facts_of: ClassVar[str] = "migrate-legacy"
+
+    by_restore: bool = False
+    """The way back is closed, and what came since the import is given up: a backup of the storage is restored first,
+    where garbage collection ran."""
+
+
+class VerifyReplicationParameters(ComparingParameters):
+    """Scenario verify-replication: do the sites hold the same images? Reads only, but for the canary."""
+
+
 SCENARIOS: dict[str, type[ScenarioParameters]] = {
     "migrate-legacy": MigrateLegacyParameters,
     "diagnose": DiagnoseParameters,
+    "revert-to-legacy": RevertToLegacyParameters,
+    "verify-replication": VerifyReplicationParameters,
 }

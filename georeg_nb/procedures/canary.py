@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 
 from georeg_nb.errors import GeoregError, HttpRefused, VerificationDiffers
 from georeg_nb.procedures import state
@@ -11,6 +12,7 @@ from georeg_nb.runbook import Change, Done, Finding, Plan, Step, failed, passed
 from georeg_nb.site import Site
 
 CANARY_LIMIT = 10 * 60.0  # seconds (procedures 2.7 row 5)
+FRESH = timedelta(hours=12)  # a nightly run pushes a new one; one that is resumed does not
 
 
 class Canary(Step):
@@ -25,14 +27,7 @@ class Canary(Step):
         return None if site.options.canary_project else "no canary_project is named"
 
     def is_done(self, site: Site) -> bool | Done:
-        kept = site.keep.load("canary")
-        if not kept or kept.get("delays") is None or not ready(site.sites):
-            return False
-        since = [resynced["at"] for s in site.sites.secondaries if (resynced := s.keep.load("resynced"))]
-        if since and kept["at"] < max(since):
-            return False
-        delays = ", ".join(f"{name} after {seconds:.0f} s" for name, seconds in kept["delays"].items())
-        return Done(f"arrived: {delays}")
+        return _arrived(site) if ready(site.sites) else False
 
     def plan(self, site: Site) -> Plan:
         project = site.options.canary_project
@@ -75,6 +70,27 @@ class Canary(Step):
         if left:
             return failed(f"its tag is still on {', '.join(left)}", "removed", remedy=f"delete the tag {kept['tag']}")
         return passed("arrived at every secondary, and is removed again", "arrived, and removed", rows=rows)
+
+
+class CanaryAgain(Canary):
+    """The same, for sites that are verified again and again: an arrival of some hours ago proves nothing today."""
+
+    def is_done(self, site: Site) -> bool | Done:
+        arrived = _arrived(site)
+        at = (site.keep.load("canary") or {}).get("at")
+        return arrived if at and state.now() - datetime.fromisoformat(at) < FRESH else False
+
+
+def _arrived(site: Site) -> bool | Done:
+    """Whether the last canary reached every secondary, after the last time that everything was synced again."""
+    kept = site.keep.load("canary")
+    if not kept or kept.get("delays") is None:
+        return False
+    since = [resynced["at"] for s in site.sites.secondaries if (resynced := s.keep.load("resynced"))]
+    if since and kept["at"] < max(since):
+        return False
+    delays = ", ".join(f"{name} after {seconds:.0f} s" for name, seconds in kept["delays"].items())
+    return Done(f"arrived: {delays}")
 
 
 def _await(site: Site, project: str, tag: str, wanted: str | None, started: float) -> float:

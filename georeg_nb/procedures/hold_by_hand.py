@@ -53,10 +53,10 @@ def _release(site: Site) -> list[Paste]:
     ]
 
 
-def hold(site: Site, setting: str) -> ByHand:
-    """The block that the step writes."""
+def hold(site: Site, setting: str, over: str = shell.ENABLED) -> ByHand:
+    """The block that the step writes. `over`: a test that the site is where the hold was for."""
     return ByHand(
-        done=[_rendered(site, "false", f" || {shell.ENABLED}")],  # or it is over: this site has moved
+        done=[_rendered(site, "false", f" || {over}")],  # or it is over: this site has moved
         finish=_hold(site, setting),
         undo=_release(site),
         loses="events of images while it was held are skipped: after going BACK do resync-everything too",
@@ -64,10 +64,10 @@ def hold(site: Site, setting: str) -> ByHand:
     )
 
 
-def release(site: Site, setting: str) -> ByHand:
+def release(site: Site, setting: str, over: str = shell.ENABLED) -> ByHand:
     """The end of the hold."""
     return ByHand(
-        done=[_rendered(site, "true", f" && {{ [ ! -e {REGISTRY_CONFIG} ] || {shell.ENABLED}; }}")],
+        done=[_rendered(site, "true", f" && {{ [ ! -e {REGISTRY_CONFIG} ] || {over}; }}")],
         finish=_release(site),
         undo=_hold(site, setting),
         loses="Geo then removes from this site what the primary does not have",

@@ -17,6 +17,7 @@ from georeg_nb.errors import GeoregError, StepFailed
 from georeg_nb.gitlab_api import GeoSite, synced_since
 from georeg_nb.omnibus import Omnibus
 from georeg_nb.procedures import hold_by_hand, standing, state
+from georeg_nb.procedures.directions import ONTO_DATABASE, Direction
 from georeg_nb.readers import REPLICATION_ENABLED, RUNNING_SYNC_JOBS, SYNC_LEASES
 from georeg_nb.runbook import (
     Change,
@@ -25,10 +26,7 @@ from georeg_nb.runbook import (
     Plan,
     Procedure,
     Step,
-    check,
     failed,
-    later,
-    not_applicable,
     passed,
 )
 from georeg_nb.runbook.by_hand import ByHand
@@ -114,9 +112,12 @@ class HoldImageSync(Step):
     evidence = "derived"
     source = "procedures 2.6 H1"
 
+    def __init__(self, direction: Direction = ONTO_DATABASE) -> None:
+        self.direction = direction
+
     def is_done(self, site: Site) -> bool | Done:
-        if everybody_moved(site.sites) and not state.is_held(site):
-            return Done("every site is on its database: there is nothing to hold image sync for")
+        if self.direction.arrived(site.sites) and not state.is_held(site):
+            return Done(f"every site is {self.direction.words}: there is nothing to hold image sync for")
         if not state.is_held(site):
             return False
         if ask_rails(site, REPLICATION_ENABLED) != "false":
@@ -135,6 +136,7 @@ class HoldImageSync(Step):
 
     def apply(self, site: Site) -> None:
         observe_other_types(site, "before")
+        site.keep.remove("resynced")  # of an earlier hold
         site.keep.save("hold", {"at": state.stamp()})
         _set_hold(site, self.name, HOLD_SETTING)
         deadline = time.monotonic() + DRAIN_LIMIT
@@ -156,10 +158,10 @@ class HoldImageSync(Step):
         return failed(found, "false; 0", remedy="run this again; see geo.log on the secondary")
 
     def break_glass(self, site: Site) -> ByHand:
-        return hold_by_hand.hold(site, HOLD_SETTING)
+        return hold_by_hand.hold(site, HOLD_SETTING, self.direction.in_shell)
 
     def undo(self, site: Site) -> None:
-        if moved := [other.name for other in site.sites.all if state.on_own_database(other)]:
+        if moved := [other.name for other in site.sites.all if self.direction.there(other)]:
             raise StepFailed(
                 f"{' and '.join(moved)} moved already: image sync must stay held until every site is proved",
                 remedy="finish the other site; section 'release' ends the hold",
@@ -212,50 +214,6 @@ def by_hand(site: Site, changes: dict[str, str | None], *roles: str, only: Seque
 
 # release
 
-EQUAL = "nothing vanished, nothing changed"
-
-
-@check("every site equals its own snapshot", source="procedures 2.6 H2", evidence="derived")
-def equals_its_snapshot(site: Site) -> Finding:
-    """Geo removes from the secondaries what it does not see on the primary, so nothing may be missing now.
-
-    A tag that was pushed anew after pushes were let in again is no difference; one that vanished is, until it is
-    agreed to.
-    """
-    if not state.on_own_database(site):
-        return later("after this site's import")
-    kept, proved, closed = state.snapshot(site), state.proof(site), state.window(site)
-    if kept is None or proved is None or closed is None:
-        return _without_snapshot(site)
-    changed = state.compare(site, kept.tags, site.metadata_db.all_tags())
-    # from when the database was enabled on: the window may have been closed later, by the run that took a killed one up
-    began = (site.keep.load("enabled") or {}).get("at") or closed.closed
-    since = datetime.fromisoformat(began) if began else None
-    pushed = site.metadata_db.pushed_since(since) if since and not changed.equal else set()
-    wrong = [one for one in changed.staying if (one.repository, one.tag) not in pushed]
-    if not wrong:
-        news = len(changed.staying)
-        return passed(f"{len(kept.tags)} tags as in the snapshot" + (f", {news} pushed since" if news else ""), EQUAL)
-    return failed(
-        f"{len(wrong)} tags are not as in the snapshot",
-        EQUAL,
-        remedy="find out who removed them; what was meant to go is named in accept_losses (path:tag). Do not "
-        "release before",
-        rows=[one.row() for one in wrong],
-    )
-
-
-def _without_snapshot(site: Site) -> Finding:
-    if everybody_moved(site.sites) and not any(state.is_held(other) for other in site.sites.secondaries):
-        return not_applicable("this site was moved earlier, and image sync goes on")
-    return failed(
-        "the site is on its database, but its snapshot is not on the node",
-        "the snapshot of before the import",
-        remedy=f"look for {site.keep.path('snapshot')} in earlier records (kept/), put it back; or compare the "
-        f"sites by hand "
-        "before image sync is released",
-    )
-
 
 class ReleaseImageSync(Step):
     """Image sync goes on, as it was set before. Source: procedures 2.6 H3."""
@@ -266,9 +224,12 @@ class ReleaseImageSync(Step):
     evidence = "derived"
     source = "procedures 2.6 H3"
 
+    def __init__(self, direction: Direction = ONTO_DATABASE) -> None:
+        self.direction = direction
+
     def is_done(self, site: Site) -> bool | Done:
-        if not state.is_held(site) and everybody_moved(site.sites):
-            return Done("image sync goes on, and every site is on its database")
+        if not state.is_held(site) and self.direction.arrived(site.sites):
+            return Done(f"image sync goes on, and every site is {self.direction.words}")
         return False
 
     def manual(self, site: Site) -> str | None:
@@ -282,15 +243,10 @@ class ReleaseImageSync(Step):
         )
 
     def apply(self, site: Site) -> None:
-        wrong = [
-            site_.name
-            for site_ in site.sites.all
-            if equals_its_snapshot(site_).verdict not in ("passed", "not applicable")
-        ]
-        if wrong:
+        if wrong := self.direction.wrong(site.sites):
             raise StepFailed(
                 f"{', '.join(wrong)} does not equal its snapshot: image sync stays held",
-                remedy="see the check 'every site equals its own snapshot'",
+                remedy=f"see the check '{self.direction.proof.title}'",
                 site=site.name,
             )
         _set_hold(site, self.name, None)
@@ -303,7 +259,7 @@ class ReleaseImageSync(Step):
         return failed(found, "true", remedy="is it switched off elsewhere in gitlab.rb?")
 
     def break_glass(self, site: Site) -> ByHand:
-        return hold_by_hand.release(site, HOLD_SETTING)
+        return hold_by_hand.release(site, HOLD_SETTING, self.direction.in_shell)
 
     def undo(self, site: Site) -> None:
         site.keep.save("hold", {"at": state.stamp()})
@@ -324,9 +280,12 @@ class ResyncEverything(Step):
     evidence = "derived"
     source = "procedures 2.6 H4, 5.4"
 
+    def __init__(self, direction: Direction = ONTO_DATABASE) -> None:
+        self.direction = direction
+
     def is_done(self, site: Site) -> bool | Done:
         kept = site.keep.load("resynced")
-        if not kept or state.is_held(site) or not everybody_moved(site.sites):
+        if not kept or state.is_held(site) or not self.direction.arrived(site.sites):
             return False
         since = datetime.fromisoformat(kept["at"])
         # a record that was synced then and failed later is the verification's business, which names it

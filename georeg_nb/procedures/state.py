@@ -25,6 +25,7 @@ from georeg_nb.verification import Comparison, accept_losses, compare_tags
 HOLD = "hold-image-sync"
 DATABASE = "registry-database"
 READ_ONLY = "registry-read-only"
+COLLECTION = "registry-garbage-collection"
 
 Answer = TypeVar("Answer")
 

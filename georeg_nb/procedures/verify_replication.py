@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from georeg_nb.errors import StepFailed, VerificationDiffers
 from georeg_nb.procedures import hold_by_hand, state
-from georeg_nb.procedures.canary import Canary
+from georeg_nb.procedures.canary import Canary, CanaryAgain
 from georeg_nb.procedures.comparing import asked_for, compare, judged, over_http, why_over_http
 from georeg_nb.procedures.hold_sync import everybody_moved, geo_site, ready
 from georeg_nb.runbook import (
     Change,
+    Check,
     Done,
     Finding,
     Plan,
@@ -42,11 +44,9 @@ ORDER = ("passed", "not applicable", "later", "warning", "failed")
 
 
 def of_each_secondary(question: Callable[[Site], Finding]) -> Callable[[Sites], Finding]:
-    """Ask a question of every secondary, once there is something to verify, and make one finding of the answers."""
+    """Ask a question of every secondary, and make one finding of the answers."""
 
     def asked(sites: Sites) -> Finding:
-        if not ready(sites):
-            return later(NOT_YET)
         findings = {site.name: question(site) for site in sites.secondaries}
         if len(findings) == 1:
             return next(iter(findings.values()))
@@ -61,6 +61,16 @@ def of_each_secondary(question: Callable[[Site], Finding]) -> Callable[[Sites], 
 
     asked.__name__, asked.__doc__ = question.__name__, question.__doc__
     return asked
+
+
+def once_ready(question: Check) -> Check:
+    """The same check for a scenario that moves the sites first: before that there is nothing to verify."""
+
+    def asked(sites: Sites) -> Finding:
+        return question(sites) if ready(sites) else later(NOT_YET)
+
+    asked.__name__, asked.__doc__ = question.name, question.doc
+    return replace(question, function=asked)
 
 
 # Geo's own word
@@ -154,7 +164,7 @@ def other_types_went_on(site: Site) -> Finding:
     if worse:
         return failed("; ".join(worse), "no more failures than before, little lag", remedy="see Admin > Geo", rows=rows)
     if len(kept) < 2:
-        return passed("nothing to compare with: no hold was needed", "went on", rows=rows)
+        return passed("nothing to compare with: no earlier observation", "went on", rows=rows)
     types = len(kept[-1]["types"])
     return passed(
         f"{types} other data types, {len(kept)} observations", "no more failures than before, little lag", rows=rows
@@ -354,12 +364,18 @@ CHECKS = (
 VERIFY = Procedure(
     "verify-replication",
     title="Verify replication",
-    pair_checks=[*CHECKS, windows_were_short],
+    pair_checks=[*map(once_ready, CHECKS), windows_were_short],
     steps=[Canary(), Conclude()],
 )
 VERIFY_NEW = Procedure(
     "verify-new",
     title="Verify replication",
-    pair_checks=CHECKS,
+    pair_checks=list(map(once_ready, CHECKS)),
     steps=[Canary(), Conclude()],
+)
+VERIFY_AS_THEY_ARE = Procedure(
+    "verify-as-they-are",
+    title="Verify replication, whatever the registries keep their metadata in",
+    pair_checks=CHECKS,
+    steps=[CanaryAgain()],
 )

@@ -76,7 +76,7 @@ def test_steps_can_be_told_planned_proved(scenario: Scenario) -> None:
 
 def test_what_cannot_be_undone_is_marked() -> None:
     marked = {step.name for scenario in ALL for step in steps_of(scenario) if not step.reversible}
-    assert marked == {"clear-half-import"}
+    assert marked == {"clear-half-import", "restore-backup", "sign-off"}
 
 
 def test_a_scenario_is_a_short_list() -> None:

@@ -331,8 +331,8 @@ class FakeDatabase:
     def traces_of_use(self) -> list[str]:
         return list(self.traces)
 
-    def pushed_since(self, moment: datetime) -> set[tuple[str, str]]:
-        return self.pushed_later
+    def pushed_since(self, moment: datetime) -> dict[tuple[str, str], datetime]:
+        return dict.fromkeys(self.pushed_later, datetime.now(UTC))
 
     def broken_manifests(self) -> list[dict[str, str]]:
         return [{"repository": path, "digest": digest, "cause": "a layer is missing"} for path, digest in self.broken]
@@ -624,6 +624,8 @@ class World:
             "http": {"addr": "127.0.0.1:5000"},
             "log": {"level": "info", "formatter": "text"},
         }
+        if state.COLLECTION in blocks:
+            config["gc"] = {"disabled": True}
         for section, value in site.config.items():
             config[section] = {**config[section], **value}
         gitlab = {
@@ -815,5 +817,5 @@ class NewWorld(World):
             assert not site.omnibus.lockfiles().database, "the registry refuses to start: metadata database in use"
 
 
-SECTIONS = ("guard", "hold", "secondary.import", "primary.import", "release", "verify")
+SECTIONS = ("guard", "hold", "secondary.import", "primary.import", "release", "verify", "sign-off")
 __all__ = ["CLUSTER", "LOSSY", "SECTIONS", "TAGS", "NewWorld", "World", "image"]

@@ -54,3 +54,16 @@ GUARD = Procedure(
         database.databases_are_distinct,
     ],
 )
+
+ANSWERS = Procedure(
+    "answers",
+    title="Do the sites answer, and are they those that the sites file names?",
+    checks=[
+        instance.token_is_administrators,
+        instance.package_runs,
+        instance.role_is_as_named,
+        registry.registry_runs,
+        registry.catalog_is_readable,
+    ],
+    pair_checks=[instance.versions_are_equal],
+)

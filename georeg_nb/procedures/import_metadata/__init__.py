@@ -10,6 +10,7 @@ from georeg_nb.procedures.import_metadata.importing import Compare, Import, Take
 from georeg_nb.procedures.import_metadata.pre_import import PreImport
 from georeg_nb.procedures.import_metadata.prepare import Backup, ClearHalfImport, ConnectDatabase, MigrateSchema
 from georeg_nb.procedures.import_metadata.switch import EnableDatabase, RecomputeChecksums, Writable
+from georeg_nb.procedures.import_metadata.way_back import HoldCollection
 from georeg_nb.procedures.import_metadata.window import LetPushesIn, ReadOnly
 from georeg_nb.runbook import Procedure
 
@@ -32,6 +33,7 @@ IMPORT = Procedure(
         Backup(),
         ConnectDatabase(),
         MigrateSchema(),
+        HoldCollection(),
         LetPushesIn(),
         ClearHalfImport(),
         PreImport(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from georeg_nb.procedures import forecast, hold_sync, state
+from georeg_nb.procedures import directions, forecast, state
 from georeg_nb.procedures.import_metadata import prediction
 from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Finding, check, expect, failed, later, not_applicable, passed, warning
@@ -101,7 +101,7 @@ def secondaries_are_proved(site: Site) -> Finding:
     left = [other.name for other in site.sites.secondaries if not state.on_own_database(other)]
     if left:
         return later(f"after the import of {', '.join(left)}")
-    findings = {other.name: hold_sync.equals_its_snapshot(other) for other in site.sites.secondaries}
+    findings = {other.name: directions.equals_its_snapshot(other) for other in site.sites.secondaries}
     wrong = [f"{name}: {finding.found}" for name, finding in findings.items() if finding.verdict == "failed"]
     if wrong:
         return failed("; ".join(wrong), "as in its snapshot", remedy="see the secondary's section")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from georeg_nb.errors import CommandTimeout, GeoregError, StepFailed
-from georeg_nb.procedures import hold_sync, state
+from georeg_nb.procedures import directions, hold_sync, state
 from georeg_nb.procedures.forecast import read_tags
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, import_job, method, window
@@ -235,5 +235,5 @@ class Compare(ImportStep):
         rows = compared.rows()
         found = f"{now} of {before} tags" + ("" if now == before else ", the others were agreed to be lost")
         return (
-            passed(found, hold_sync.EQUAL, rows=rows) if compared.equal else failed(found, hold_sync.EQUAL, rows=rows)
+            passed(found, directions.EQUAL, rows=rows) if compared.equal else failed(found, directions.EQUAL, rows=rows)
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from georeg_nb import gitlab_rb
 from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, StepFailed
 from georeg_nb.omnibus import Omnibus
 from georeg_nb.procedures import state
+from georeg_nb.procedures.forecast import read_tags
 from georeg_nb.procedures.hold_sync import by_hand
 from georeg_nb.procedures.import_metadata import by_hand as in_shell
 from georeg_nb.procedures.import_metadata import checks, window
 from georeg_nb.procedures.import_metadata.blocks import database_block
+from georeg_nb.procedures.import_metadata.way_back import must_be_open
 from georeg_nb.procedures.import_metadata.window import ImportStep
 from georeg_nb.procedures.imports_by_log import job_name
 from georeg_nb.runbook import Change, Done, Finding, Plan, failed, passed
@@ -20,9 +22,6 @@ from georeg_nb.runbook.by_hand import ByHand
 from georeg_nb.site import Site
 
 RECOMPUTE = "ContainerRepository.find({}).replicator.verify"
-WAY_BACK = timedelta(
-    hours=20
-)  # online garbage collection removes manifests from the storage from one day after the import
 
 
 class EnableDatabase(ImportStep):
@@ -123,7 +122,7 @@ class EnableDatabase(ImportStep):
                 node=error.node,
             )
         kept = site.keep.load("enabled") or {}
-        pushed: set[tuple[str, str]] = set()
+        pushed: dict[tuple[str, str], datetime] = {}
         if kept.get("at"):
             pushed = site.metadata_db.pushed_since(datetime.fromisoformat(kept["at"]))
         if pushed:
@@ -159,10 +158,12 @@ class EnableDatabase(ImportStep):
         return {state.DATABASE: database_block(site, enabled=True), state.READ_ONLY: None}
 
 
-def back_to_legacy(site: Site) -> None:
-    """The quick way back, while nothing was pushed: refuse pushes, look again, then legacy as before. Source: 2.6.
+def back_to_legacy(site: Site, *, restored: bool = False) -> None:
+    """The way back: refuse pushes, look again, legacy as before, and pushes only when all is served. Source: 2.6.
 
-    Raises StepFailed, with pushes let in again, when it is closed: images pushed since exist only in the database.
+    `restored`: what is only in the database is given up, and the backup of the storage was restored where it had to be.
+    Raises StepFailed, with pushes let in again, when the way is closed (images pushed since exist only in the
+    database), or when legacy metadata do not serve what they did: then the registry is on its database again.
     """
     if checks.import_runs(site):
         raise StepFailed(
@@ -170,43 +171,47 @@ def back_to_legacy(site: Site) -> None:
             remedy=f"let job {job_name(site)} end, or end it; then undo again",
             site=site.name,
         )
-    kept, enabled = state.snapshot(site), site.keep.load("enabled")
-    if kept is None or not enabled:
-        raise StepFailed("nothing is known of the move on this site", remedy="restore the backup", site=site.name)
-    if datetime.now(UTC) - datetime.fromisoformat(enabled["at"]) > WAY_BACK:
-        raise StepFailed(
-            "the way back is closed: online garbage collection may have begun to remove manifests from the storage",
-            remedy="restore the backup of before the import",
-            site=site.name,
-        )
-    _nothing_pushed(site, kept)
+    if not restored:
+        must_be_open(site)
     config = site.omnibus.registry_config()
     assert config is not None
     read_only = gitlab_rb.read_only(config.storage)
     site.change_gitlab_rb("back-1", {state.READ_ONLY: read_only}, window.shows_read_only, "registry")
     try:
-        _nothing_pushed(site, kept)
+        if not restored:
+            must_be_open(site)
     except StepFailed:
         site.change_gitlab_rb("back-0", {state.READ_ONLY: None}, window.shows_writable, "registry")
         raise
     window.restore_lockfiles(site, state.window(site))
-    legacy = {state.DATABASE: database_block(site, enabled=False)}
-    if len(site.registry_nodes) > 1:  # no node takes a push before every node is back
-        site.change_gitlab_rb("back-legacy", legacy, window.shows_legacy, "registry")
-    site.change_gitlab_rb("back-2", {**legacy, state.READ_ONLY: None}, window.shows_writable, "registry")
+    legacy: dict[str, str | None] = {state.DATABASE: database_block(site, enabled=False)}
+    site.change_gitlab_rb("back-legacy", legacy, window.shows_legacy, "registry")
+    if lost := not_served(site):
+        forward = {state.DATABASE: database_block(site, enabled=True), state.READ_ONLY: None}
+        window.drop_legacy_lock(site)
+        site.change_gitlab_rb("back-forward", forward, window.shows_writable, "registry")
+        raise StepFailed(
+            f"legacy metadata do not serve {len(lost)} tags of before the import, e.g. {', '.join(lost[:5])}; the "
+            "registry works on its database again",
+            remedy="restore the storage from the backup of before the import, then by_restore: true",
+            site=site.name,
+        )
+    blocks = {**legacy, state.READ_ONLY: None, state.COLLECTION: None}
+    site.change_gitlab_rb("back-2", blocks, window.shows_writable, "registry")
     site.keep.remove("enabled")
+    site.keep.remove("collection-held")
     window.close(site, "given up")
 
 
-def _nothing_pushed(site: Site, kept: state.Snapshot) -> None:
-    compared = state.compare(site, kept.tags, site.metadata_db.all_tags())
-    if not compared.equal:
-        names = ", ".join(f"{one.repository}:{one.tag}" for one in compared.staying[:5])
-        raise StepFailed(
-            f"the way back is closed: {len(compared.staying)} tags were changed since the import, e.g. {names}",
-            remedy="these exist only in the database; restore the backup if they may be lost",
-            site=site.name,
-        )
+def not_served(site: Site) -> list[str]:
+    """Tags ("path:tag") of the snapshot that the registry does not serve with the digest that they had then."""
+    kept = state.snapshot(site)
+    served = read_tags(site.registry, site.progress)
+    return [
+        f"{path}:{tag}"
+        for (path, tag), digest in sorted(kept.tags.items() if kept else ())
+        if (path, tag) not in served or (digest and served[path, tag] != digest)
+    ]
 
 
 class Writable(ImportStep):

@@ -266,6 +266,13 @@ def restore_lockfiles(site: Site, opened: Window | None) -> None:
         node.write_file(f"{folder}/filesystem-in-use", LOCKFILE, mode=0o644)
 
 
+def drop_legacy_lock(site: Site) -> None:
+    """Remove `filesystem-in-use`: beside it a registry does not start on its database (registry 3.3)."""
+    config = site.omnibus.registry_config()
+    if config is not None and config.root_directory and state.lockfiles(site).filesystem:
+        site.omnibus.node.remove_file(f"{config.root_directory}/{LOCKFILES}/filesystem-in-use")
+
+
 def gave_up(site: Site, error: GeoregError) -> StepFailed:
     """Let pushes in again after a failure in the window, and make the error that says so."""
     site.progress("letting pushes in again")
