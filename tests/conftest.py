@@ -21,6 +21,7 @@ __all__ = ["Database", "postgres_database", "postgres_server", "ssh_servers", "s
 
 LONGEST_FIRST = (
     *("test_crashes.py", "test_interruptions.py", "test_three_step.py", "test_break_glass.py", "test_migration.py"),
+    "test_way_back.py",
     *(
         "test_ssh_migration.py",
         "test_secrets.py",
