@@ -188,6 +188,19 @@ def diagnose(file: str, as_json: bool) -> None:
 
 
 @georeg.command()
+@FILE
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Where to.")
+def capture(file: str, folder: Path) -> None:
+    """Write what is read of all sites as a bundle without secrets, in the form of the lab's recordings.
+
+    FILE may also be a sites file. Changes nothing. It is how real sites can help the rehearsal sites to become true.
+    """
+    from georeg_nb import operations
+
+    operations.capture(file, folder)
+
+
+@georeg.command()
 def scenarios() -> None:
     """The scenarios, what each starts from, and its notebook."""
     from georeg_nb import operations

@@ -165,6 +165,11 @@ class GitLabAPI:
         session = HttpSession(f"{parameters.url}/api/v4", ca=parameters.ca, auth=auth, site=site, route=route)
         return cls(session, readonly=readonly)
 
+    @property
+    def http(self) -> HttpSession:
+        """Its HTTP session."""
+        return self._http
+
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         return _json(self._http.get(path, params=params))
 

@@ -152,6 +152,19 @@ class HttpSession:
         """Close the connections."""
         self._session.close()
 
+    def note(self, on_response: Callable[[requests.Response], object]) -> None:
+        """Tell of every answer from now on; its body can be read once the request has returned."""
+
+        def hook(response: requests.Response, **options: Any) -> None:
+            on_response(response)
+
+        self._session.hooks["response"].append(hook)
+
+    def mount(self, adapter: HTTPAdapter) -> None:
+        """Send everything through this adapter, e.g. one that answers from a recording."""
+        for prefix in ("https://", "http://"):
+            self._session.mount(prefix, adapter)
+
     def url(self, path: str) -> str:
         """The address of a path below the base. A full address must be of the same origin, else ValueError."""
         if path.startswith("/"):

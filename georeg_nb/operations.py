@@ -251,6 +251,16 @@ def diagnose(file: str, as_json: bool) -> int:
     return 3 if found else 0
 
 
+def capture(file: str, folder: Path) -> None:
+    """Write what diagnosis reads of all sites as a bundle without secrets."""
+    from georeg_nb.procedures.diagnosis.capture import capture as captured
+
+    sites = _looked_at(file, ScenarioParameters, "diagnose")
+    place = captured(sites, folder)
+    sites.close()
+    click.echo(f"Captured: {_near(place)}. Look through it before you pass it on: it names hosts, projects and users.")
+
+
 def list_scenarios() -> None:
     rows = []
     for name in parameters.SCENARIOS:

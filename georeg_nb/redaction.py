@@ -23,6 +23,9 @@ import yaml
 SHORTEST = 4
 """Shorter values are not masked: they occur by chance in any text."""
 
+MASKED = ("[secret", "masked-secret-")
+"""How masks begin: those of outputs, and those of captured files, which stay valid YAML, Ruby and URLs."""
+
 _SHORTEST_FRAGMENT = 6
 _SHORTEST_LINE = 16
 
@@ -53,8 +56,8 @@ _forms: list[tuple[str, str]] = []  # (form, label), longest first
 def register(value: str, label: str) -> bool:
     """Mask `value` from now on; `label` is shown in its place. False when it is too short or an everyday word."""
     value = value.strip("\n")
-    if len(value) < SHORTEST or value.lower() in _EVERYDAY_WORDS:
-        return False
+    if len(value) < SHORTEST or value.lower() in _EVERYDAY_WORDS or value.startswith(MASKED):
+        return False  # the last: a text that is masked already
     with _lock:
         if value in _labels:
             return True

@@ -99,6 +99,11 @@ class RegistryAPI:
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_once, self._made_of
 
+    @property
+    def http(self) -> HttpSession:
+        """Its HTTP session."""
+        return self._http
+
     def identity(self) -> Identity:
         """Version and metadata mode: `GET /v2/`, which tells them only to who is let in (registry 5.1)."""
         headers = self._ask("GET", "/v2/", "").headers
