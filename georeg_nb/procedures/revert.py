@@ -166,7 +166,15 @@ class BackToLegacy(_Revert):
     def break_glass(self, site: Site) -> ByHand:
         return ByHand(
             done=[shell.everywhere(site, "", f"! {shell.ENABLED} && ! {shell.READ_ONLY}")],
-            finish=in_shell.enable_database(site).undo,
+            finish=[
+                *in_shell.enable_database(site).undo,
+                shell.change(site, "garbage collection as it was before", shell.drop(state.COLLECTION)),
+                shell.first(
+                    site,
+                    "note that this site went back",
+                    'rm -f "$kept/collection-held.json"; printf \'{"at":"%s"}\' "$(now)" | keep reverted',
+                ),
+            ],
             no_undo="the way forward is the migration again, into a database that is made anew",
             loses=in_shell.CLOSED,
         )

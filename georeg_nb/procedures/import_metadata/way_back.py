@@ -184,7 +184,9 @@ class HoldCollection(_Collection):
         site.keep.remove("collection-held")
         site.change_gitlab_rb(f"{self.name}-undo", {state.COLLECTION: None}, _shows(False), "registry")
 
-    def break_glass(self, site: Site) -> ByHand:
+    def break_glass(self, site: Site) -> ByHand | str:
+        if why := self.skip(site):
+            return why
         on, off = shell.put(state.COLLECTION, HOLD_COLLECTION), shell.drop(state.COLLECTION)
         return ByHand(
             done=[shell.everywhere(site, "", f"{HELD} || {shell.ENABLED}")],
@@ -240,7 +242,9 @@ class SignOff(_Collection):
             return failed("off", "on", remedy="is registry['gc'] switched off elsewhere in gitlab.rb?")
         return passed("garbage collection is on, on every registry node", "on")
 
-    def break_glass(self, site: Site) -> ByHand:
+    def break_glass(self, site: Site) -> ByHand | str:
+        if why := self.skip(site):
+            return why
         return ByHand(
             done=[shell.everywhere(site, "", f"! {HELD}")],
             finish=[
