@@ -31,6 +31,12 @@ def test_an_unknown_state_and_another_one_are_refused(tmp_path: Path) -> None:
         LabSites.up(tmp_path, state="geo-no-registry")
 
 
+def test_releases_without_a_default_metadata_database_refuse_that_state(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"has no default metadata database: bundled-no-geo needs 18\.3"):
+        LabSites.up(tmp_path / "lab", 20000, state="bundled-no-geo", gitlab_version="17.5")
+    assert not (tmp_path / "lab").exists()
+
+
 @pytest.mark.parametrize("name", states.STATES)
 def test_gitlab_rb_says_what_the_state_says(name: str, tmp_path: Path) -> None:
     lab, state = Lab(tmp_path, Ports(20000), {"state": name}), states.STATES[name]
