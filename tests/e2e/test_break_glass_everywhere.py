@@ -9,14 +9,16 @@ kill is kept, and both ways begin there.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from followed import Sheet
 from standing import Tags, all_tags
-from test_break_glass import COMPLETE, IMPORTED, SECONDARY, assert_consistent, begun, killed, named, sheet_of
+from test_break_glass import COMPLETE, IMPORTED, SECONDARY, assert_consistent, begun, named, sheet_of
 from workplace import Workplace, copy_project, outcomes
 
 from georeg_lab.sites import LabSites
@@ -71,9 +73,8 @@ class Chain:
     workplace: Workplace
     before: dict[str, Tags]
     order: Sequence[str]
-    run: str = ""
+    record: Path | None = None
     at: str = ""
-    sheets: dict[str, Sheet] = field(default_factory=dict)
 
     def killed_behind(self, step: str) -> tuple[Sheet, list[str], int]:
         """The sheet of the site that was at work, its order of steps, and where in it the kill was."""
@@ -81,11 +82,12 @@ class Chain:
         if self.at and self.order.index(self.at) <= self.order.index(step):
             lab.reset(KEPT)
         else:
-            self.run = self.at = ""
+            self.record, self.at = None, ""
             lab.reset()
         if self.at != step:
-            ended = killed(self.workplace, f"{step}:after-apply", *(("--resume", self.run) if self.run else ()))
-            self.run, self.at = self.run or ended.record.name, step
+            ended = self.workplace.cells(self.record, approve=["all"], env={"GEOREG_CRASH_AT": f"{step}:after-apply"})
+            assert ended.status == -signal.SIGKILL, ended.output
+            self.record, self.at = self.record or ended.record, step
             lab.keep(KEPT)
         sheet = sheet_of(self.workplace, "primary" if step.startswith("primary") else "secondary")
         assert "COULD NOT BE MADE" not in sheet.text

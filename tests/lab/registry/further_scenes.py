@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -251,13 +252,17 @@ def _ended(bench: Bench, action: Action) -> int:
     """Run the command, send the signal after so many lines; the exit status as Python gives it (-9: by SIGKILL)."""
     words = [str(bench.config) if word == "{config}" else word for word in action["argv"][1:]]
     command = [*registry_program.COMMAND, *words]
-    # unbuffered: what is read ahead here is room for the program to run ahead
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
-        assert process.stdout and process.stderr
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # before it starts: what fits, it may run ahead
+    with (
+        os.fdopen(reader, "rb", buffering=0) as log,  # what is read ahead here would be more room
+        subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE) as process,
+    ):
+        os.close(writer)
         for _ in range(action["after_lines"]):
-            assert process.stdout.readline()
+            assert log.readline()
         process.send_signal(signal.Signals[action["signal"]])
+        log.readall()
         process.communicate()
     bench.metadata.wait_alone()
     return process.returncode
