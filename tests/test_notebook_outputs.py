@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from refresh_notebooks import copy_project
+from refresh_notebooks import by_state, copy_project
 
 from georeg_lab.layout import Ports
 from georeg_lab.postgres import port_is_free
@@ -23,14 +23,15 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.lab
-def test_committed_outputs_are_those_of_a_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", by_state(NOTEBOOKS))
+def test_committed_outputs_are_those_of_a_plan(state: str | None, tmp_path: Path) -> None:
     taken = [port for port in Ports().all() if not port_is_free(port)]
     if taken:
         pytest.skip(f"the default lab's ports are in use ({taken[0]} …): its addresses are part of the outputs")
     copy_project(tmp_path)
-    sites = LabSites.up(tmp_path / ".lab")
+    sites = LabSites.up(tmp_path / ".lab", state=state)
     try:
-        for notebook in NOTEBOOKS:
+        for notebook in by_state(NOTEBOOKS)[state]:
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pytest", "-vv", "-x", "-p", "no:cacheprovider", "-W", "default"),

@@ -1,5 +1,7 @@
 """Run every notebook as a plan on a fresh lab with the default ports, and keep its outputs in the repository.
 
+Each runs in the lab's state that its metadata name (`lab_state`); with names of notebooks as arguments, only those.
+
 The kept outputs are what `tests/test_notebook_outputs.py` compares with. Nothing of a run's own (widget state, timings,
 papermill's notes) is kept.
 """
@@ -10,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -42,21 +45,32 @@ def refresh(path: Path, folder: Path) -> None:
     print(f"{path.relative_to(ROOT)}: {sum(len(cell.get('outputs', ())) for cell in original.cells)} outputs kept")
 
 
-def main() -> None:
-    """Make a lab, run all notebooks, take the lab away again."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        copy_project(folder)
-        os.chdir(folder)
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        sites = LabSites.up(folder / ".lab", progress=print)
-        try:
-            for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-                refresh(path, folder)
-        finally:
-            sites.down(purge=True)
-            os.chdir(ROOT)
+def by_state(paths: Iterable[Path]) -> dict[str | None, list[Path]]:
+    """The notebooks by the state of the lab that they begin from; None: the lab's default."""
+    states: dict[str | None, list[Path]] = {}
+    for path in paths:
+        state = nbformat.read(path, as_version=4).metadata.georeg.get("lab_state")
+        states.setdefault(state, []).append(path)
+    return states
+
+
+def main(names: Sequence[str]) -> None:
+    """Make a lab for each state, run its notebooks, take the lab away again."""
+    paths = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if not names or path.name in names]
+    for state, group in by_state(paths).items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            copy_project(folder)
+            os.chdir(folder)
+            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            sites = LabSites.up(folder / ".lab", state=state, progress=print)
+            try:
+                for path in group:
+                    refresh(path, folder)
+            finally:
+                sites.down(purge=True)
+                os.chdir(ROOT)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -45,7 +45,7 @@ DATABASE = Procedure(
     "new-database",
     title="Put the empty registry on the site's own database",
     checks=[
-        checks.once_enabled(checks.no_images),
+        checks.no_images,
         checks.once_enabled(nodes.nodes_are_alike),
         checks.once_enabled(registry.not_read_only),
         checks.database_is_unused,
