@@ -15,6 +15,7 @@ import yaml
 from georeg_nb import redaction
 from georeg_nb.errors import ParametersError, Problem
 from georeg_nb.parameters import (
+    SCENARIOS,
     MigrateLegacyParameters,
     find_file,
     load_all,
@@ -340,7 +341,7 @@ def test_the_files_in_the_repository_lack_nothing_but_the_sites(folder: str, mon
 
 
 @pytest.mark.parametrize("folder", ["lab", "production"])
-@pytest.mark.parametrize("name", ["sites", "migrate-legacy"])
+@pytest.mark.parametrize("name", ["sites", *SCENARIOS])
 def test_the_files_in_the_repository_fit_the_schemas(folder: str, name: str) -> None:
     """What an editor would say about them."""
     schema = json.loads((ROOT / f"parameters/schema/{name}.json").read_text())
@@ -348,7 +349,8 @@ def test_the_files_in_the_repository_fit_the_schemas(folder: str, name: str) -> 
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(data)) == []
 
 
-def test_lab_and_production_name_every_parameter() -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_lab_and_production_name_every_parameter(name: str) -> None:
     for folder in ("lab", "production"):
-        values = yaml.safe_load((ROOT / f"parameters/{folder}/migrate-legacy.yml").read_text())
-        assert set(values) == set(MigrateLegacyParameters.model_fields)
+        values = yaml.safe_load((ROOT / f"parameters/{folder}/{name}.yml").read_text())
+        assert set(values) == set(SCENARIOS[name].model_fields)
