@@ -18,6 +18,7 @@ REGISTRY_NODE = "-registry-"
 MOST_SECONDARIES, MOST_REGISTRY_NODES = 8, 4  # as many as there are ports for
 MANY_TAGS = 1000
 GITLAB_VERSION = "18.7.7"
+FAULTS = "faults"  # folder of a lab with what the way back from each fault needs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from georeg_lab.faults.actions import Action
+from georeg_lab.layout import FAULTS
 from georeg_lab.sites import LabError, LabSites
 
-FOLDER = "faults"
 SIZES = "logs.json"
 
 
@@ -27,14 +27,14 @@ class Fault:
 
 def active(sites: LabSites) -> list[str]:
     """Names of the faults that are switched on, oldest first."""
-    folder = sites.lab.dir / FOLDER
+    folder = sites.lab.dir / FAULTS
     found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_ctime_ns)]
 
 
 def switch_on(sites: LabSites, fault: Fault) -> None:
     """Bring the fault about. What fails halfway is taken back. Raises LabError."""
-    folder = sites.lab.dir / FOLDER / fault.name
+    folder = sites.lab.dir / FAULTS / fault.name
     if folder.exists():
         raise LabError(f"{fault.name} is switched on already; `georeg lab fault --clear` takes it away")
     folder.mkdir(parents=True, mode=0o700)
@@ -49,7 +49,7 @@ def switch_on(sites: LabSites, fault: Fault) -> None:
 
 def take_away(sites: LabSites, fault: Fault) -> None:
     """Undo a fault, with what it wrote into the logs. Nothing to do where it is not switched on."""
-    folder = sites.lab.dir / FOLDER / fault.name
+    folder = sites.lab.dir / FAULTS / fault.name
     if not folder.exists():
         return
     for number, action in reversed(list(enumerate(fault.actions))):

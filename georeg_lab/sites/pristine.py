@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from georeg_lab.layout import FAULTS
 
 PRISTINE = "pristine"
 # sub-second times, so that a changed file is told from an unchanged one of the same size
@@ -37,6 +40,7 @@ def keep(folder: Path, names: Sequence[str], copy: str = PRISTINE) -> None:
 
 def restore(folder: Path, names: Sequence[str], copy: str = PRISTINE) -> int:
     """Make the sub-folders what they were. Returns how many files and folders had changed."""
+    shutil.rmtree(folder / FAULTS, ignore_errors=True)  # there is nothing to take back any more
     wanted: dict[str, Facts] = json.loads(_contents(folder, copy).read_text())
     found = contents(folder, names)
     surplus = [path for path in found if path not in wanted or found[path][0] != wanted[path][0]]

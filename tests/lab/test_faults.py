@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from georeg_lab.cli import fault as command
 from georeg_lab.faults import FAULTS, active, clear, switch_on
 from georeg_lab.sites import LabError, LabSites
-from georeg_nb import parameters, site, symptoms
+from georeg_nb import operations, parameters, site, symptoms
 from georeg_nb.operations import _Nobody
 from georeg_nb.procedures.diagnosis import diagnose
 from georeg_nb.procedures.diagnosis.reading import read_all
@@ -81,6 +84,17 @@ def test_faults_that_are_gone_show_nothing(sites_to_break: LabSites) -> None:
     assert active(sites_to_break) == ["bytea-output-escape"]
     with pytest.raises(LabError, match="switched on already"):
         switch_on(sites_to_break, FAULTS["bytea-output-escape"])
+    assert operations.diagnose(str(sites_to_break.sites_file), True) == 3
     clear(sites_to_break, FAULTS)
     assert active(sites_to_break) == []
-    assert named(sites_to_break) == set()
+    assert operations.diagnose(str(sites_to_break.sites_file), True) == 0
+
+
+def test_the_command_lists_faults_and_knows_no_others(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(command, ["--dir", str(tmp_path), "--list"])
+    assert shown.exit_code == 0 and all(name in shown.output for name in FAULTS)
+    wrong = CliRunner().invoke(command, ["--dir", str(tmp_path), "no-such-fault"])
+    assert wrong.exit_code == 2 and "--list" in wrong.output
+    assert CliRunner().invoke(command, ["--dir", str(tmp_path)]).exit_code == 2
+    nowhere = CliRunner().invoke(command, ["--dir", str(tmp_path), "both-lockfiles"])
+    assert nowhere.exit_code == 1 and "There is no lab" in nowhere.output
