@@ -79,7 +79,7 @@ def _node(site: str, name: str, config: Any, answer: str | None) -> dict[str, st
     return {
         "site": site,
         "registry node": name,
-        "metadata": str(config.mode),
+        "metadata": config.mode + ("" if config.collects_garbage else ", garbage collection held"),
         "pushes": _pushes("REFUSED" if config.read_only else "accepted", answer),
     }
 
