@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import workplace as workplace_module
-from killing import freezing, kernel_of, newest, thaw, wait_for
-from standing import COMPLETE, all_tags, assert_complete, imports_started
-from workplace import GEOREG, Workplace, copy_project, end, outcomes
+from killing import begun, freezing, kernel_of, newest, thaw, wait_for
+from standing import COMPLETE, all_tags, assert_complete, import_commands, importers
+from workplace import GEOREG, Outcome, Workplace, copy_project, end, outcomes
 
 from georeg_lab.sites import LabSites
 from georeg_lab.sshd import JUMP
@@ -116,36 +117,74 @@ def connections_left(lab: LabSites) -> list[str]:
     return [line for line in clients if "georeg-ssh-" in line and ours in line] + served
 
 
-def test_cut_and_killed_over_ssh_it_is_resumed_and_nothing_is_lost(outside: Workplace) -> None:
-    """In the secondary's import every connection is cut, at the nodes and at the jump host: the same run goes on. In
-    the primary's import the kernel is killed and all SSH servers end: the next run takes the running import up.
+STEPS = {"pre-import": "one", "import": "two", "import-blobs": "three"}
+"""Of three: what `gitlab-ctl registry-database import` is told in a step of ours."""
+
+POINTS = [
+    ("cut", "secondary", "pre-import"),
+    ("kernel", "secondary", "read-only"),
+    ("servers", "secondary", "import"),
+    ("runner", "secondary", "enable-database"),
+    ("cut", "secondary", "import-blobs"),
+    ("runner", "primary", "pre-import"),
+    ("kernel", "primary", "import"),
+    ("servers", "primary", "import-blobs"),
+]
+
+
+def reaching(outside: Workplace, site: str, step: str) -> Callable[[], bool]:
+    """Whether a step is begun; an import at work is frozen then, so that it does not end before its run is struck."""
+    return freezing(outside, site, STEPS[step]) if step in STEPS else begun(outside, f"{site}.import/{step}")
+
+
+def strike(outside: Workplace, how: str, process: subprocess.Popen[str]) -> None:
+    """Connections are cut, or SSH servers are ended and come again, under the eyes of a run; or it is killed."""
+    servers, kernel = outside.lab.ssh_servers, kernel_of(process.pid)
+    if how == "cut":
+        for server in servers.servers.values():
+            server.cut()
+    elif how == "servers":
+        servers.stop()
+        servers.start()
+    else:
+        (kernel if how == "kernel" else process).kill()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == {"kernel": 4, "runner": -signal.SIGKILL}[how], output
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kernel.wait(timeout=30)  # it notices within a second that its runner is gone
+
+
+def test_struck_over_ssh_at_eight_points_of_three_steps(outside: Workplace) -> None:
+    """All connections cut, at the nodes and at the jump host, or all SSH servers ended: the same run goes on. Runner or
+    kernel killed: the next run takes it up, and the import that went on by itself.
     """
-    servers, before = outside.lab.ssh_servers, all_tags(outside)
     if not why_not_alone():  # the workstation really reaches nothing
         code = f"import socket; socket.create_connection(('127.0.0.1', {outside.lab.lab.ports.gitlab('primary')}), 5)"
         command = ["unshare", "--net", "--", "sh", "-c", ALONE, "sh", sys.executable, "-c", code]
         alone = subprocess.run(command, capture_output=True, check=False)
         assert b"refused" in alone.stderr
 
+    outside.set_parameters(import_method="three-step")
+    before = all_tags(outside)
+    reached = [reaching(outside, site, step) for _, site, step in POINTS]
     process = outside.start("--approve", "all")
     try:
-        wait_for(freezing(outside, "secondary"), process, 400)
-        for server in servers.servers.values():
-            server.cut()
-        thaw(outside, "secondary")
-        wait_for(freezing(outside, "primary"), process, 400)
-        kernel_of(process.pid).kill()
-        servers.stop()
+        for (how, site, step), point in zip(POINTS, reached, strict=True):
+            wait_for(point, process)
+            strike(outside, how, process)
+            if step in STEPS:
+                assert len(importers(outside, site)) == 1  # whatever was struck, the import lives
+                thaw(outside, site)
+            if how in ("kernel", "runner"):
+                process = outside.start("--approve", "all", "--resume", newest(outside))
         output, _ = process.communicate(timeout=200)
     finally:
         end(process)
-        servers.start()
-        thaw(outside, "primary")
-    assert process.returncode == 4, output
-    assert imports_started(outside) == {"primary": 1, "secondary": 1}
-
-    last = outside.run("--approve", "all", "--resume", newest(outside))
-    assert_complete(outside, last, before, {"primary": 1, "secondary": 1})
+        for site in before:
+            thaw(outside, site)
+    last = Outcome(process.returncode, output, "", outside.records)
+    assert_complete(outside, last, before, {"secondary": 3, "primary": 3})
+    assert sorted(import_commands(outside)) == sorted((site, step) for site in before for step in STEPS.values())
 
     again = outside.run("--approve", "all")
     assert again.status == 0, again.output
