@@ -17,6 +17,7 @@ Accepts = Callable[[tuple[str, ...]], bool]
 
 GEO_ROLE = 'puts Gitlab::Geo.primary? ? "primary" : Gitlab::Geo.secondary? ? "secondary" : "none"'
 REPLICATION_ENABLED = "puts Geo::ContainerRepositoryRegistry.replication_enabled?"
+STORAGE_NAMES = "puts Gitlab.config.repositories.storages.keys"
 RUNNING_SYNC_JOBS = (
     "puts Sidekiq::WorkSet.new.count { |_, _, work| "
     "%w[Geo::SyncWorker Geo::EventWorker Geo::ContainerRepositorySyncWorker].include?(work.job.klass) "
@@ -31,7 +32,7 @@ SYNC_LEASES = (
 RUNNER_EXPRESSIONS = {
     GEO_ROLE: "the site's Geo role",
     "puts ContainerRepository.count": "repositories that Rails knows",
-    "puts Gitlab.config.repositories.storages.keys": "names of the Git storages",
+    STORAGE_NAMES: "names of the Git storages",
     'puts Geo::Event.where(replicable_name: "container_repository").maximum(:id)': "the newest Geo event of an image",
     REPLICATION_ENABLED: "does this secondary replicate images?",
     RUNNING_SYNC_JOBS: "image syncs that Sidekiq works on",
@@ -206,6 +207,7 @@ READERS: tuple[Reader, ...] = (
         _options_and_operands("", operands=r"/opt/gitlab/embedded/.*", least=1),
         ("/opt/gitlab/embedded/bin/registry",),
     ),
+    Reader("ldd", "prints its version, which is glibc's", _exactly("--version"), ("--version",)),
     Reader(
         "find",
         "without -exec, -delete, -ok, -fprint and -fls",

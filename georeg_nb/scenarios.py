@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from georeg_nb.errors import ParametersError, Problem
 from georeg_nb.parameters import (
+    AssessSitesParameters,
     DiagnoseParameters,
     MigrateLegacyParameters,
     RevertToLegacyParameters,
@@ -15,8 +16,9 @@ from georeg_nb.parameters import (
 )
 from georeg_nb.procedures import revert, shell
 from georeg_nb.procedures.add_registry import DATABASE, ENABLE, GUARD_EMPTY, NOTIFICATIONS, REPLICATION
+from georeg_nb.procedures.assess import ASSESS
 from georeg_nb.procedures.diagnosis import DIAGNOSE
-from georeg_nb.procedures.guard import ANSWERS, GUARD
+from georeg_nb.procedures.guard import ANSWERS, GUARD, PREFLIGHT
 from georeg_nb.procedures.hold_sync import HOLD, RELEASE
 from georeg_nb.procedures.import_metadata import IMPORT
 from georeg_nb.procedures.import_metadata.way_back import SIGN_OFF
@@ -40,6 +42,15 @@ def everywhere(sites: Sites) -> list[Site]:
     return sites.all
 
 
+ASSESS_SITES = Scenario(
+    "assess-sites",
+    "Assess two Geo sites: which scenario fits",
+    StartingPoint(geo="set up or not", primary="any", secondary="any"),
+    (
+        Section("assess", ASSESS, everywhere),
+        Section("preflight", PREFLIGHT, everywhere),
+    ),
+)
 MIGRATE_LEGACY = Scenario(
     "migrate-legacy",
     "Migrate legacy registry metadata on Geo sites",
@@ -121,6 +132,7 @@ class Entry(NamedTuple):
 
 
 SCENARIOS: dict[str, Entry] = {
+    ASSESS_SITES.id: Entry(ASSESS_SITES, "00-assess-sites.ipynb", AssessSitesParameters),
     MIGRATE_LEGACY.id: Entry(MIGRATE_LEGACY, "05-migrate-legacy-metadata.ipynb", MigrateLegacyParameters),
     DIAGNOSE_SITES.id: Entry(DIAGNOSE_SITES, "08-diagnose.ipynb", DiagnoseParameters),
     REVERT_TO_LEGACY.id: Entry(REVERT_TO_LEGACY, "07-revert-to-legacy.ipynb", RevertToLegacyParameters),

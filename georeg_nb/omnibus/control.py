@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from georeg_nb import redaction
 from georeg_nb.errors import CommandTimeout, GeoregError, JobLost, NodeFileMissing, StepFailed
@@ -106,11 +107,19 @@ class Omnibus:
 
     def registry_folder(self) -> str:
         """Where the last reconfigure put the registry's files: `registry['dir']`."""
+        return str(self._attribute("registry", "dir") or REGISTRY_FOLDER)
+
+    def bundled_port(self) -> int:
+        """Where the package's own PostgreSQL listens: `postgresql['port']`."""
+        return int(self._attribute("postgresql", "port") or 5432)
+
+    def _attribute(self, section: str, name: str) -> Any:
+        """What the last reconfigure made public; None where it tells nothing."""
         try:
             attributes = json.loads(self._read(PUBLIC_ATTRIBUTES))
         except (NodeFileMissing, ValueError):
-            return REGISTRY_FOLDER
-        return str((attributes.get("registry") or {}).get("dir") or REGISTRY_FOLDER)
+            return None
+        return (attributes.get(section) or {}).get(name)
 
     def service(self, name: str) -> Service | None:
         """The supervisor's word on a service; None when it does not know it."""

@@ -158,6 +158,11 @@ class GitlabYml:
         return str(_section(self.data, "registry").get("notification_secret") or "")
 
     @property
+    def storage_names(self) -> list[str]:
+        """Names of the Git storages; none where the file does not list them."""
+        return sorted(_section(self.data, "repositories", "storages"))
+
+    @property
     def geo_node_name(self) -> str:
         """Name under which this node looks itself up among the Geo sites."""
         return str(_section(self.data, "geo").get("node_name") or "")

@@ -15,6 +15,7 @@ from georeg_nb.parameters.files import Document, Place, find_file, project_root,
 from georeg_nb.parameters.models import (
     SCENARIOS,
     AddRegistryParameters,
+    AssessSitesParameters,
     DatabaseParameters,
     DiagnoseParameters,
     GitLabParameters,
@@ -32,6 +33,7 @@ from georeg_nb.parameters.models import (
 __all__ = [
     "SCENARIOS",
     "AddRegistryParameters",
+    "AssessSitesParameters",
     "DatabaseParameters",
     "DiagnoseParameters",
     "GitLabParameters",

@@ -262,7 +262,12 @@ class VerifyReplicationParameters(ComparingParameters):
     """Scenario verify-replication: do the sites hold the same images? Reads only, but for the canary."""
 
 
+class AssessSitesParameters(ScenarioParameters):
+    """Scenario assess-sites: which scenario fits the sites. It reads only."""
+
+
 SCENARIOS: dict[str, type[ScenarioParameters]] = {
+    "assess-sites": AssessSitesParameters,
     "migrate-legacy": MigrateLegacyParameters,
     "diagnose": DiagnoseParameters,
     "revert-to-legacy": RevertToLegacyParameters,

@@ -17,7 +17,7 @@ class Finding:
     """What a check, or a step's proof, saw: the verdict, what was found, what was expected, and what to do about it.
 
     `rows` is a table of details (plain JSON values); it is kept in the record under the check's name, and further
-    `tables` under names of their own.
+    `tables` under names of their own. `files` are kept there as they are: name → text.
     """
 
     verdict: Verdict
@@ -26,6 +26,7 @@ class Finding:
     remedy: str = ""
     rows: Sequence[Row] | None = None
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:

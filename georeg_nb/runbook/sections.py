@@ -65,6 +65,8 @@ class Sections:
                 self.engine.record.write_table(self._table_name(check, part, suffix), finding.rows)
             for table, rows in finding.tables.items():
                 self.engine.record.write_table(".".join(filter(None, [table, suffix])), rows)
+            for file, text in finding.files.items():
+                self.engine.record.write(file, text)
         self._results[part.name] = results
         if results:
             self.engine.reporter.progress("", f"{part.name}: {check_headline(results).text}")

@@ -16,11 +16,12 @@ from georeg_nb.errors import GeoregError
 from georeg_nb.gitlab_api import License
 from georeg_nb.omnibus import GITLAB_RB
 from georeg_nb.procedures import state
-from georeg_nb.procedures.guard import GUARD
+from georeg_nb.procedures.guard import GUARD, pair
 from georeg_nb.runbook import Finding
 from georeg_nb.runbook.findings import Check
 
-CHECKS = {check.name: check for check in (*GUARD.checks, *GUARD.pair_checks)}
+PARTS = [part for _, _, part in pair.ROWS if isinstance(part, Check)]
+CHECKS = {check.name: check for check in (*GUARD.checks, *GUARD.pair_checks, *PARTS)}
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +176,9 @@ def truncated(world: World) -> None:
     world.primary.database.read.update(TAGS.items())
 
 
+SECRETS_OF_PAGES = json.dumps(
+    {"registry": {"internal_key": "key", "internal_certificate": "crt"}, "gitlab_pages": {"gitlab_id": "1"}}
+).encode()
 CASES = [
     Case("token_is_administrators", lambda w: setattr(w, "token_status", 401), "wrong, expired or revoked"),
     Case("token_is_administrators", lambda w: setattr(w, "token_status", 403), "not an administrator's"),
@@ -313,6 +317,43 @@ CASES = [
         two(command("stat -L", "7\n8\n"), command("stat -L", "7\n8\n", "secondary")),
         "same storage",
     ),
+    Case("starting_point_fits", lambda world: world.geo_sites.clear(), "add-geo-external-database"),
+    *(
+        Case("sites_fit", command(line, answer), says)
+        for line, answer, says in [
+            ("gitlab-psql -d gitlabhq_production -tAc SHOW", "17.2\n", "PostgreSQL major: primary: 17; secondary: 16"),
+            ("ldd --version", "ldd (GNU libc) 2.39\n", "glibc: primary: 2.39; secondary: 2.35"),
+            ("gitlab-rails runner puts Gitlab.config", "default\nnfs\n", "Git storages: primary: default, nfs"),
+        ]
+    ),
+    Case("sites_fit", put("version", "18.7.6-ee"), "both sites have the same versions"),
+    Case("no_automatic_upgrade", no_file("/etc/gitlab/disable-postgresql"), "touch", verdict="warning"),
+    Case(
+        "secrets_are_shared",
+        file("/etc/gitlab/gitlab-secrets.json", b'{"gitlab_rails": {"db_key_base": "other"}}', "secondary"),
+        "secondary: gitlab_rails, registry",
+    ),
+    Case(
+        "secrets_are_shared",
+        file("/etc/gitlab/gitlab-secrets.json", SECRETS_OF_PAGES, "secondary"),
+        "secondary: gitlab_pages",
+        verdict="warning",
+    ),
+    Case(
+        "notification_secret_is_shared",
+        pulls_from("https://registry-primary.example.com"),
+        "another or none on secondary",
+        verdict="warning",
+    ),
+    Case(
+        "addresses_are_single",
+        two(
+            file(pair.PG_HBA, b"host all all 10.0.0.0/8 md5\nhostssl all all 10.1.1.1/32 md5\n"),
+            file(pair.PG_HBA, b"host all all ::1/128 md5\n", "secondary"),
+        ),
+        "10.0.0.0/8 on primary",
+        verdict="warning",
+    ),
     Case("databases_are_distinct", server(system_identifier="identity-secondary"), "standby of the other"),
 ]
 
@@ -349,6 +390,30 @@ def test_an_unknown_release_is_shown_by_what_it_says_itself() -> None:
 def test_every_check_has_a_failing_case() -> None:
     elsewhere = {"nodes_are_alike"}  # with several nodes: test_several_nodes.py
     assert {case.check for case in CASES} | elsewhere == set(CHECKS)
+
+
+def test_what_is_set_up_later_is_not_missed_before() -> None:
+    world = World()
+    world.geo_sites.clear()
+    for site in (world.primary, world.secondary):
+        del site.node.files["/opt/gitlab/service/registry"]
+    world.secondary.node.files["/etc/gitlab/gitlab-secrets.json"] = b'{"registry": {"internal_key": "other"}}'
+    finding = ask(CHECKS["sites_fit"], world)
+    assert finding.verdict == "passed", finding
+    verdicts = {row["setting"]: row["verdict"] for row in finding.rows or ()}
+    assert [name for name, verdict in verdicts.items() if verdict == "later"] == [
+        part.title if isinstance(part, Check) else part.name for stage, _, part in pair.ROWS if stage
+    ]
+    assert len(verdicts) == len(pair.ROWS)
+
+
+def test_what_cannot_be_read_is_one_failed_row_among_the_others() -> None:
+    world = World()
+    world.secondary.database.refuses = "connection refused"
+    finding = ask(CHECKS["sites_fit"], world)
+    rows = {row["setting"]: row for row in finding.rows or ()}
+    assert finding.failed and "connection refused" in finding.found
+    assert [name for name, row in rows.items() if row["verdict"] == "failed"] == ["every site has a server of its own"]
 
 
 def test_no_check_shows_a_secret() -> None:

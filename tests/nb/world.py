@@ -551,10 +551,14 @@ class World:
         files[GITLAB_RB] = b"external_url 'https://gitlab.example.com'\n"
         files[SECRETS] = json.dumps({"registry": {"internal_key": "key", "internal_certificate": "crt"}}).encode()
         files["/opt/gitlab/version-manifest.txt"] = b"gitlab-ee 18.7.7\n\nComponent\n"
+        files["/etc/gitlab/disable-postgresql-upgrade"] = b""
         files["/etc/gitlab/ssl/db-ca.crt"] = b"certificate"
         for name in ("repositories", "blobs"):
             files[f"{STORAGE}/docker/registry/v2/{name}/x"] = b""
         commands["gitlab-ctl status registry"] = "run: registry: (pid 1) 9s; run: log: (pid 2) 9s\n"
+        commands["gitlab-psql -d gitlabhq_production -tAc SHOW"] = "16.8\n"
+        commands["ldd --version"] = "ldd (GNU libc) 2.35\nCopyright\n"
+        commands["gitlab-rails runner puts Gitlab.config"] = "default\n"
         commands["gitlab-psql -d gitlabhq"] = "t\n" if site.role == "secondary" else "f\n"
         commands["gitlab-psql -d template1"] = f"bundled-{site.name}\n"
         commands["gitlab-rails runner puts Gitlab::Geo"] = lambda: self.role_on_node(site)

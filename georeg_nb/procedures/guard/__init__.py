@@ -1,6 +1,7 @@
 """G0 for this scenario: everything that must hold on each site, and of the sites as a pair, before the first change."""
 
-from georeg_nb.procedures.guard import database, instance, nodes, registry, storage
+from georeg_nb.procedures.assess import starting_point_fits
+from georeg_nb.procedures.guard import database, instance, nodes, pair, registry, storage
 from georeg_nb.runbook import Procedure
 
 OF_GEO = (
@@ -23,6 +24,21 @@ OF_THE_DATABASE = (
     database.database_is_external,
 )
 
+PREFLIGHT = Procedure(
+    "preflight",
+    title="What every scenario needs",
+    checks=[
+        instance.token_is_administrators,
+        instance.version_is_supported,
+        instance.package_runs,
+        instance.geo_is_licensed,
+        instance.never_promoted,
+        instance.gitlab_rb_is_sound,
+        instance.no_foreign_jobs,
+        *OF_THE_DATABASE,
+    ],
+    pair_checks=[pair.sites_fit],
+)
 GUARD = Procedure(
     "guard",
     title="Check every prerequisite",
@@ -46,12 +62,8 @@ GUARD = Procedure(
         database.database_is_empty_or_ours,
     ],
     pair_checks=[
-        instance.versions_are_equal,
-        instance.clocks_agree,
-        registry.pulls_from_primary,
-        registry.same_signing_key,
-        storage.storages_are_distinct,
-        database.databases_are_distinct,
+        starting_point_fits,
+        pair.sites_fit,
     ],
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 from georeg_nb.errors import NodeFileMissing
 from georeg_nb.omnibus import SECRETS, Omnibus, RegistryConfig
 from georeg_nb.procedures import state
-from georeg_nb.procedures.guard.storage import place_of
+from georeg_nb.procedures.places import place_of
 from georeg_nb.runbook import Finding, check, expect, failed, not_applicable, passed
 from georeg_nb.site import Site
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from georeg_nb.omnibus import Omnibus
 from georeg_nb.procedures import state
+from georeg_nb.procedures.places import place_of
 from georeg_nb.runbook import Finding, check, failed, passed
 from georeg_nb.site import Site, Sites
 
@@ -42,7 +42,7 @@ def storages_are_distinct(sites: Sites) -> Finding:
     places: dict[str, str] = {}
     rows, clash = [], ""
     for site in sites.all:
-        place = _place(site)
+        place = place_of(site.omnibus, site.name)
         rows.append({"site": site.name, "storage": place[0]})
         if place[1] in places:
             clash = f"{site.name} and {places[place[1]]} use the same storage: {place[0]}"
@@ -52,25 +52,3 @@ def storages_are_distinct(sites: Sites) -> Finding:
             clash, "one storage for each site", remedy="give each site its own bucket or folder first", rows=rows
         )
     return passed("; ".join(f"{row['site']}: {row['storage']}" for row in rows), "one storage for each site", rows=rows)
-
-
-def _place(site: Site) -> tuple[str, str]:
-    return place_of(site.omnibus, site.name)
-
-
-def place_of(package: Omnibus, site: str) -> tuple[str, str]:
-    """(what to show, what to compare) of a node's storage. A file system is told by the numbers of its folders, which a
-    network file system shows alike on both sides.
-    """
-    config = package.registry_config()
-    if config is None or len(config.drivers) != 1:
-        return "unknown", f"unknown {site}"
-    driver = config.drivers[0]
-    if root := config.root_directory:
-        paths = [f"{root}/docker/registry/v2", f"{root}/docker/registry/v2/blobs"]
-        numbers = package.node.run(["stat", "-L", "-c", "%i", *paths], check=False).stdout.split()
-        return f"{driver}: {root}", f"{driver} {' '.join(numbers) or site}"
-    settings = config.storage[driver] or {}
-    names = ("regionendpoint", "region", "bucket", "container", "accountname", "rootdirectory")
-    shown = " ".join(str(settings[name]) for name in names if settings.get(name))
-    return f"{driver}: {shown}", f"{driver} {shown}"
