@@ -375,6 +375,8 @@ def _headline(code: int, planned: bool, done: int, outcomes: Sequence[StepOutcom
     if code == 0 and planned:
         open_steps = sum(1 for outcome in outcomes if outcome.outcome not in COMPLETE)
         if not open_steps:
+            if not outcomes:
+                return "No check failed; this scenario changes nothing."
             return "Nothing to do: both sites already are as this runbook leaves them."
         return f"A plan was made and nothing was changed: {_count(open_steps)} wait for approval."
     if code == 0:

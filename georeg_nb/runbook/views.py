@@ -359,14 +359,17 @@ class Summary(View):
         if verdict.outcomes and all(outcome.outcome == "not reached" for outcome in verdict.outcomes):
             nothing = "" if verdict.changed else " Nothing was changed."
             blocks.append(Text(f"None of {_plural(len(verdict.outcomes), 'step')} was reached.{nothing}"))
-        else:
+        elif verdict.outcomes:
             blocks.append(outcome_table(verdict.outcomes))
-        verifying = [result for result in verdict.checks if result.verifies]
-        if verifying:
-            rows = [_check_row(result, True) for result in verifying]
+        reads = not verdict.outcomes  # a scenario without steps: its answer is what it found of the sites as a pair
+        told = [result for result in verdict.checks if result.verifies or (reads and not result.site)]
+        if told:
+            rows = [_check_row(result, True) for result in told]
             blocks += [
-                Heading("Verification"),
-                Table(["verdict", "check", "site", "expected", "found"], rows, ("verdict",)),
+                Heading("What was found" if reads else "Verification"),
+                Table(
+                    ["verdict", "check", "site", "expected", "found"], rows, ("verdict",), "what to do" if reads else ""
+                ),
             ]
         blocks += problems
         if verdict.exit_code and verdict.changed:
