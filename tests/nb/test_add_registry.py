@@ -167,7 +167,7 @@ WRONG = {
     foreign_database: ("no_other_database", "sites file"),
     used_database: ("database_is_unused", "empty database of its own"),
     another_token: ("token_fits", "the token in use"),
-    one_database_for_both: ("databases_are_distinct", "its own PostgreSQL server"),
+    one_database_for_both: ("sites_fit", "its own PostgreSQL server"),
 }
 
 

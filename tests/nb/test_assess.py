@@ -70,10 +70,10 @@ STARTING_POINTS = [
     ("migrate-legacy", pair("legacy prefer", "legacy", geo=True, replicating=True)),
     ("migrate-legacy", pair("legacy", "own", geo=True, held=True)),
     ("migrate-legacy", pair("own", "own", geo=True, held=True)),
-    ("migrate-legacy", pair("own", "legacy", geo=True, begun=True)),
+    ("migrate-legacy", pair("own", "legacy", geo=True, replicating=True)),
     ("rebuild-secondary", pair("own", "off", geo=True)),
     ("rebuild-secondary", pair("own", "empty legacy", geo=True)),
-    ("rebuild-secondary", pair("own", "legacy", geo=True, replicating=True)),
+    ("rebuild-secondary", pair("own", "bundled", geo=True)),
     ("verify-replication", pair("own", "own", geo=True, replicating=True)),
     ("verify-replication", pair("empty own", "empty own", geo=True, replicating=True)),
     ("verify-replication", pair("own", "empty own", geo=True, replicating=True)),
@@ -114,6 +114,7 @@ def test_a_legacy_primary_without_geo_is_migrated_first() -> None:
 def test_a_migration_that_was_begun_goes_on() -> None:
     assert "goes on" in choose(pair("legacy", "own", geo=True, held=True)).note
     assert choose(pair("legacy", "legacy", geo=True)).note == ""
+    assert "held before anything else" in choose(pair("own", "legacy", geo=True)).note
 
 
 BLOCKED = [
@@ -156,7 +157,7 @@ def test_secondaries_that_stand_differently_are_taken_one_by_one() -> None:
     another = replace(site("off", "secondary", True), name="secondary-2")
     both = PairFacts(one.primary, (*one.secondaries, another))
     assert scenario(choose(both)) == "rebuild-secondary", "the one that is complete has nothing to do"
-    third = replace(site("legacy", "secondary", True, begun=True), name="secondary-3")
+    third = replace(site("legacy", "secondary", True), name="secondary-3")
     choice = choose(PairFacts(one.primary, (another, third)))
     assert choice.point is None and any("stand differently" in blocker.what for blocker in choice.blockers)
 

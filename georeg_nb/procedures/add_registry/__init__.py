@@ -9,7 +9,8 @@ from georeg_nb.procedures.add_registry import checks
 from georeg_nb.procedures.add_registry.database import ConnectDatabase, EnableDatabase, MigrateSchema
 from georeg_nb.procedures.add_registry.enable import EnableRegistry
 from georeg_nb.procedures.add_registry.replication import ReplicateImages, SendNotifications
-from georeg_nb.procedures.guard import OF_GEO, OF_THE_DATABASE, database, instance, nodes, registry, storage
+from georeg_nb.procedures.assess import starting_point_fits
+from georeg_nb.procedures.guard import OF_GEO, OF_THE_DATABASE, instance, nodes, pair, registry
 from georeg_nb.procedures.import_metadata.checks import registry_works_on_its_database
 from georeg_nb.runbook import Procedure
 
@@ -27,13 +28,7 @@ GUARD_EMPTY = Procedure(
         *OF_THE_DATABASE,
         checks.database_is_unused,
     ],
-    pair_checks=[
-        instance.versions_are_equal,
-        instance.clocks_agree,
-        registry.same_signing_key,
-        storage.storages_are_distinct,
-        database.databases_are_distinct,
-    ],
+    pair_checks=[starting_point_fits, pair.sites_fit],
 )
 ENABLE = Procedure(
     "enable-registry",

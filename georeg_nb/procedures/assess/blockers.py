@@ -138,10 +138,5 @@ def of_both(primary: SiteFacts, secondary: SiteFacts, fitting: Sequence[str]) ->
             "image replication is not set up on both sides",
             "set up registry replication (procedure P4)",
         ),
-        (
-            "rebuild-secondary" in fitting and kind == "legacy",
-            "a legacy secondary beside a primary that works on a database: the combination to avoid",
-            "switch gitlab_rails['geo_registry_replication_enabled'] off there now, until it is rebuilt",
-        ),
     )
     return [Blocker(secondary.name, what, remedy) for there_is, what, remedy in pairs if there_is]

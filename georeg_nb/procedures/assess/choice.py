@@ -101,12 +101,11 @@ def _is_complete(primary: SiteFacts, secondary: SiteFacts) -> str:
 
 
 def _legacy_is_left(primary: SiteFacts, secondary: SiteFacts) -> str:
-    """Legacy with images on the primary, or a migration that was begun: what it left open, or one site moved back."""
-    if primary.registry == "legacy" and secondary.registry in ("legacy", "own", "off", "empty"):
-        return ""
+    """Legacy with images on a site, whichever moved first; or what a migration that was begun has left open."""
     kinds = {primary.registry, secondary.registry}
-    begun = primary.begun or secondary.begun
-    if kinds <= {"legacy", "own"} and (_unfinished(primary, secondary) or (begun and kinds != {"own"})):
+    if primary.registry == "legacy" and secondary.registry in ("off", "empty"):
+        return ""
+    if kinds <= {"legacy", "own"} and ("legacy" in kinds or _unfinished(primary, secondary)):
         return ""
     return "; ".join(found(site) for site in (primary, secondary))
 
@@ -114,9 +113,9 @@ def _legacy_is_left(primary: SiteFacts, secondary: SiteFacts) -> str:
 def _primary_moved_alone(primary: SiteFacts, secondary: SiteFacts) -> str:
     if primary.registry not in ("own", "other"):
         return found(primary)
-    if _unfinished(primary, secondary) or (secondary.registry == "legacy" and (primary.begun or secondary.begun)):
-        return "a migration was begun: it can go on"
-    return "both registries work on their own databases" if _on_own(primary, secondary) else ""
+    if _on_own(primary, secondary):
+        return "both registries work on their own databases"
+    return found(secondary) if secondary.registry == "legacy" else ""
 
 
 SET_UP_NEW = StartingPoint(
@@ -233,6 +232,8 @@ def _note(pair: PairFacts, chosen: StartingPoint | None) -> str:
         return "the primary's metadata is legacy: it is first imported into its database (procedure P6)"
     if chosen is ADD_GEO_DEFAULT and primary.geo == "primary":
         return "Geo is set up already: its part is found done; the database is moved out first (procedure P5)"
+    if chosen is MIGRATE_LEGACY and primary.registry == "own" and any(s.registry == "legacy" for s in pair.secondaries):
+        return "the primary has moved first, which is the combination to avoid: image sync is held before anything else"
     if chosen is MIGRATE_LEGACY and any(site.registry == "own" or site.unfinished for site in pair.all):
         return "it was begun already: it goes on where it stands"
     if chosen is ADD_REGISTRY and any(_new_database_on_own(site) for site in pair.all):

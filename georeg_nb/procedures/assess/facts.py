@@ -39,8 +39,7 @@ REGISTRIES: dict[Registry, str] = {
 @dataclass(frozen=True)
 class SiteFacts:
     """One site. `images` is whether its registry serves any, `stored` whether its storage holds any; `held` and
-    `window`: image sync is held, pushes are refused, by a migration of georeg's that is not finished; `begun`: one was
-    begun here once.
+    `window`: image sync is held, pushes are refused, by a migration of georeg's that is not finished.
     """
 
     name: str
@@ -67,7 +66,6 @@ class SiteFacts:
     notifies: bool | None = None
     held: bool = False
     window: bool = False
-    begun: bool = False
     problems: tuple[str, ...] = ()
 
     @property
@@ -193,7 +191,6 @@ def read_site(site: Site) -> SiteFacts:
         notifies=_notifies(config) if site.role == "primary" else None,
         held=bool(ask("held sync", lambda: _held(here))) if site.role == "secondary" else False,
         window=bool(ask("read-only window", lambda: _window_is_open(here))) if enabled else False,
-        begun=bool(ask("earlier migration", lambda: state.window(here) is not None)) if enabled else False,
         problems=tuple(reading.problems),
     )
 
