@@ -376,7 +376,7 @@ def _headline(code: int, planned: bool, done: int, outcomes: Sequence[StepOutcom
         open_steps = sum(1 for outcome in outcomes if outcome.outcome not in COMPLETE)
         if not open_steps:
             if not outcomes:
-                return "No check failed; this scenario changes nothing."
+                return "Every check passed; this scenario changes nothing."
             return "Nothing to do: both sites already are as this runbook leaves them."
         return f"A plan was made and nothing was changed: {_count(open_steps)} wait for approval."
     if code == 0:
