@@ -166,15 +166,17 @@ def test_struck_over_ssh_at_eight_points_of_three_steps(outside: Workplace) -> N
 
     outside.set_parameters(import_method="three-step")
     before = all_tags(outside)
-    reached = [reaching(outside, site, step) for _, site, step in POINTS]
+    reached = reaching(outside, *POINTS[0][1:])
     process = outside.start("--approve", "all")
     try:
-        for (how, site, step), point in zip(POINTS, reached, strict=True):
-            wait_for(point, process)
+        for (how, site, step), after in zip(POINTS, [*POINTS[1:], None], strict=True):
+            wait_for(reached, process, 400)
             strike(outside, how, process)
             if step in STEPS:
                 assert len(importers(outside, site)) == 1  # whatever was struck, the import lives
                 thaw(outside, site)
+            if after:
+                reached = reaching(outside, *after[1:])
             if how in ("kernel", "runner"):
                 process = outside.start("--approve", "all", "--resume", newest(outside))
         output, _ = process.communicate(timeout=200)
