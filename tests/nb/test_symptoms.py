@@ -8,7 +8,7 @@ import pytest
 
 from georeg_nb import symptoms
 from georeg_nb.procedures.diagnosis import judge, report
-from georeg_nb.procedures.diagnosis.reading import recent, since_last_start
+from georeg_nb.procedures.diagnosis.reading import recent, since_last_start, still_true
 from georeg_nb.records import Record
 from georeg_nb.runbook import Finding, check, failed
 from georeg_nb.runbook.checking import ask
@@ -101,3 +101,11 @@ def test_a_failed_check_names_the_symptom_that_its_words_fit(tmp_path: Path) -> 
     remedy = ask(migrated, "there are pending database migrations", record).remedy
     assert remedy.startswith("see the log\nknown symptom pending-migrations:")
     assert ask(migrated, "anything else", record).remedy == "see the log"
+
+
+def test_a_failed_report_counts_until_a_later_one_got_through() -> None:
+    line = '{"severity": "ERROR", "time": "2026-05-10T11:30:00.132Z", "class": "Geo::NodeStatusRequestService"}\n'
+    other = '{"severity": "ERROR", "time": "2026-05-10T11:30:00.132Z", "class": "Geo::ContainerRepositorySync"}\n'
+    assert still_true(line + other, "2026-05-10T11:29:00") == line + other
+    assert still_true(line + other, "2026-05-10T11:31:00") == other
+    assert still_true(line, "") == line

@@ -54,6 +54,7 @@ def geo(site: Site) -> dict[str, str]:
     status = primary.gitlab.geo_status(own.id)
     if status is not None:
         facts["geo.health"] = status.health
+        facts["geo.reported"] = f"{status.updated_at:%Y-%m-%dT%H:%M:%S}" if status.updated_at else ""
         facts["geo.oauth_missing"] = words(status.data.get("missing_oauth_application") is True)
         facts["geo.unverified_images"] = str(status.images("verification_failed_count") or 0)
         facts["geo.failed_images"] = str(status.images("failed_count") or 0)

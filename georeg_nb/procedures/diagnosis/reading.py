@@ -68,6 +68,7 @@ def read_site(site: Site) -> Facts:
     with ThreadPoolExecutor(len(parts)) as pool:
         for name, answer in zip(parts, pool.map(lambda part: _asked(part, site), parts.values()), strict=True):
             facts.update({f"{name}.problem": answer} if isinstance(answer, str) else answer)
+    facts["log.geo"] = still_true(facts.get("log.geo", ""), facts.get("geo.reported", ""))
     return {name: redaction.redact(text) for name, text in facts.items()}
 
 
@@ -129,6 +130,17 @@ def recent(text: str, now: datetime | None = None) -> list[str]:
         if keep:
             kept.append(line)
     return kept
+
+
+def still_true(log: str, reported: str) -> str:
+    """geo.log without the failed reports before the site's last one: that got through (services were restarted)."""
+    kept = []
+    for line in log.splitlines(keepends=True):
+        found = _TIME.search(line[:200])
+        passed = found is not None and f"{found[1]}T{found[2]}" <= reported
+        if not (passed and "NodeStatusRequestService" in line):
+            kept.append(line)
+    return "".join(kept)
 
 
 def _is_quiet(line: str) -> bool:
