@@ -83,9 +83,9 @@ def test_forward_closed_by_a_push_and_back(fresh_workplace: Workplace) -> None:
     assert (tag["tag"], tag["what"]) == ("since", "pushed")
 
     # signed off on one site: garbage collection runs there; the way is still open, as no day has passed
-    signed = run(workplace, "migrate-legacy", "--approve", "sign-off[secondary]/sign-off")
-    assert outcomes(signed.ledger)["sign-off[secondary]/sign-off"] == "done", signed.output
-    assert (held(workplace, "primary"), held(workplace, "secondary")) == (True, False)
+    signed = run(workplace, "migrate-legacy", "--approve", "sign-off[primary]/sign-off")
+    assert outcomes(signed.ledger)["sign-off[primary]/sign-off"] == "done", signed.output
+    assert (held(workplace, "primary"), held(workplace, "secondary")) == (False, True)
 
     # without the push it is open; the primary goes first
     client.delete_tag("acme/tools", "since")
