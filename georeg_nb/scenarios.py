@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from georeg_nb.errors import ParametersError, Problem
 from georeg_nb.parameters import (
+    AddRegistryParameters,
     AssessSitesParameters,
     DiagnoseParameters,
     MigrateLegacyParameters,
@@ -132,6 +133,7 @@ class Entry(NamedTuple):
 
 
 SCENARIOS: dict[str, Entry] = {
+    ADD_REGISTRY.id: Entry(ADD_REGISTRY, "02-add-registry-to-geo-sites.ipynb", AddRegistryParameters),
     ASSESS_SITES.id: Entry(ASSESS_SITES, "00-assess-sites.ipynb", AssessSitesParameters),
     MIGRATE_LEGACY.id: Entry(MIGRATE_LEGACY, "05-migrate-legacy-metadata.ipynb", MigrateLegacyParameters),
     DIAGNOSE_SITES.id: Entry(DIAGNOSE_SITES, "08-diagnose.ipynb", DiagnoseParameters),

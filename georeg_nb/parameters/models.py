@@ -267,6 +267,7 @@ class AssessSitesParameters(ScenarioParameters):
 
 
 SCENARIOS: dict[str, type[ScenarioParameters]] = {
+    "add-registry-to-geo-sites": AddRegistryParameters,
     "assess-sites": AssessSitesParameters,
     "migrate-legacy": MigrateLegacyParameters,
     "diagnose": DiagnoseParameters,
