@@ -12,7 +12,7 @@ from observe import tags_in_database
 from standing import all_tags, assert_complete, assert_status_is_true, import_commands, importers, refuses_pushes
 from workplace import Workplace, end, outcomes
 
-pytestmark = [pytest.mark.lab]
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]  # `make test` strikes three steps over SSH
 CLEAR = "primary.import/clear-half-import"
 
 
