@@ -244,6 +244,10 @@ class Site:
         """Tell how far something on this site is."""
         self.observer.progress(self.name, text, fraction)
 
+    def rest(self) -> None:
+        """End what is kept open only while questions follow each other: the next one may come in an hour."""
+        self._idle.close()
+
     def close(self) -> None:
         """End the connections to its nodes and its database. The next question makes them again."""
         self._idle.close()
@@ -283,6 +287,11 @@ class Sites:
     def all(self) -> list[Site]:
         """The primary first."""
         return [self.primary, *self.secondaries]
+
+    def rest(self) -> None:
+        """No question follows for now."""
+        for site in self.all:
+            site.rest()
 
     def close(self) -> None:
         """End the connections to all nodes."""

@@ -91,7 +91,10 @@ class Run:
 
         After a section with failed checks nothing is contacted any more: the table says 'not reached'.
         """
-        return self._sections.check(self._section(section))
+        try:
+            return self._sections.check(self._section(section))
+        finally:
+            self.sites.rest()
 
     def apply(self, section: str) -> SectionResult:
         """Show the plan of a section; do what of it is approved, and prove it by reading the sites again.
@@ -99,7 +102,10 @@ class Run:
         Nothing approved is no error: the plan is shown. Raises PrerequisiteError when something that is approved may
         not be done, StepFailed when it did not work, Interrupted on Ctrl-C.
         """
-        return self._sections.apply(self._section(section))
+        try:
+            return self._sections.apply(self._section(section))
+        finally:
+            self.sites.rest()
 
     def approve(self, *names: str) -> Document:
         """Approve steps by name, as they were shown last. Then run the cell of their section again."""

@@ -141,6 +141,7 @@ class FakeSites:
     def all(self) -> list[FakeSite]:
         return [self.primary, self.secondary]
 
+    def rest(self) -> None: ...
     def close(self) -> None: ...
 
     def read_only_view(self) -> FakeSites:

@@ -147,6 +147,12 @@ def test_what_is_in_the_way_is_said_with_its_remedy(primary: Any, secondary: Any
     assert all(blocker.remedy for blocker in blockers)
 
 
+def test_swapped_sites_are_no_starting_point_of_another_scenario() -> None:
+    right = pair("legacy", "legacy", geo=True, replicating=True)
+    swapped = PairFacts(replace(right.primary, geo="secondary"), (replace(right.secondaries[0], geo="primary"),))
+    assert choose(swapped).point is None
+
+
 def test_missing_replication_of_migrated_sites_is_a_blocker() -> None:
     (blocker,) = choose(pair("own", "own", geo=True)).blockers
     assert "P4" in blocker.remedy

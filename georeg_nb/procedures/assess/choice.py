@@ -44,6 +44,8 @@ class Choice:
 def _geo_is_not_set_up(primary: SiteFacts, secondary: SiteFacts) -> str:
     if primary.geo is None or secondary.geo is None:
         return "whether Geo is set up is not known"
+    if primary.geo == "secondary":
+        return f"{primary.name} is registered as secondary: are the sites swapped in the sites file?"
     return "" if unset_geo(primary, secondary) else "Geo is set up already"
 
 
