@@ -82,6 +82,9 @@ class IdleConnections:
         with self._lock:
             self._kept.append((time.monotonic(), connection))
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """End them all."""
         with self._lock:

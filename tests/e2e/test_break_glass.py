@@ -120,6 +120,7 @@ def a_push_closes_the_way_back(workplace: Workplace, sheet: Sheet, section: str)
     assert sheet.stands("primary")[f"{section}/enable-database"]
 
 
+@pytest.mark.matrix
 def test_back_from_every_step(fresh_workplace: Workplace) -> None:
     """From the middle of an import, and from the last switch: all is legacy, as before, and is planned again."""
     workplace = fresh_workplace

@@ -15,7 +15,7 @@ from georeg_lab.images import LOST, image
 from georeg_lab.registry_client import RegistryClient
 from georeg_nb.omnibus import REGISTRY_CONFIG
 
-pytestmark = [pytest.mark.lab]
+pytestmark = [pytest.mark.lab, pytest.mark.matrix, pytest.mark.timeout(900)]
 COMPLETE = {"done", "no-op", "skipped by rule"}
 SITES = ("primary", "secondary")
 

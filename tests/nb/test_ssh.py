@@ -518,7 +518,15 @@ def test_a_run_that_was_killed_leaves_nothing_either(ssh_servers: SshServers, tm
         "print(node.route('127.0.0.1', 1)[1], node.transport.master._folder, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(ssh_servers.ssh_config), str(tmp_path)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # begun in the background, a session ignores it
+    )
     assert run.stdout
     port, folder = run.stdout.readline().split()
     assert int(port) in listeners() and Path(folder).exists()
